@@ -1,0 +1,35 @@
+# modelyard: short names. `make demo` and `make test` each work as the first command ever run.
+VENV ?= .venv
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+SETUP_INPUTS := $(if $(filter file,$(origin VENV)),pyproject.toml constraints.txt)
+
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+# uv does not read pip's configuration: pass on where a person keeps local wheels.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench constraints lineage
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.ready ## the environment, in .venv
+$(VENV)/.ready: $(SETUP_INPUTS)
+	test -x $(VENV)/bin/uv || $(PYTHON) scripts/bootstrap.py $(VENV) $(UV_VERSION)
+	uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt -e '.[pipeline,serving,delivery]' --group dev
+	touch $@
+
+test: setup ## all tests, the demo among them
+	pytest -n 2 --dist loadgroup
+
+lint: setup ## style, types, walls between the rooms, workflows
+	ruff check .
+	ruff format --check .
+	pyrefly check
+	lint-imports
+
+constraints: setup ## compile the pins of the whole stack anew
+	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+	  --no-emit-find-links --no-emit-index-url --all-extras --group dev \
+	  pyproject.toml constraints.in -o constraints.txt

@@ -1,0 +1,29 @@
+"""The documents by which the rooms meet: model package, settings files, release record.
+
+The rooms (`modelyard.pipeline`, `modelyard.serving`, `modelyard.delivery`) never
+import one another. What one writes and another reads is defined here once.
+"""
+
+from modelyard.documents.errors import UserError
+from modelyard.documents.package import (
+    Manifest,
+    verify_package,
+    write_manifest,
+)
+from modelyard.documents.record import ReleaseEvent, read_record, releases, stable_version
+from modelyard.documents.settings import load_settings
+from modelyard.documents.signature import Input, Signature
+
+__all__ = [
+    "Input",
+    "Manifest",
+    "ReleaseEvent",
+    "Signature",
+    "UserError",
+    "load_settings",
+    "read_record",
+    "releases",
+    "stable_version",
+    "verify_package",
+    "write_manifest",
+]

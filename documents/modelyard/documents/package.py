@@ -1,0 +1,103 @@
+"""The model package: a folder that the pipeline writes and serving reads.
+
+`model.pt2` (a `torch.export` archive, preprocessing inside the graph),
+`signature.json`, `manifest.json`, `reference.parquet` (rows of the frozen test set
+with the inputs and, in `score` or `score_<class>`, what the trainer predicted for
+them) and `model_card.md` with its plots. The manifest lists every other file with
+its SHA-256, so the hash of the manifest names the whole package.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from modelyard.documents.errors import UserError
+from modelyard.documents.signature import Signature
+
+MANIFEST = "manifest.json"
+SIGNATURE = "signature.json"
+
+
+class Manifest(BaseModel):
+    """Where a model comes from, and what it must be compared on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    created: str
+    """ISO 8601, UTC"""
+    git_commit: str
+    template_version: str
+    data_hash: str
+    """of all feature partitions that the model has seen"""
+    test_hash: str
+    """of the frozen test set; two models are compared only where it is equal"""
+    rows: dict[str, int]
+    """raw, valid, quarantined, train, validation, test"""
+    ranks: int
+    configuration: dict[str, Any]
+    metrics: dict[str, float]
+    environment: dict[str, str]
+    """distribution → version"""
+    files: dict[str, str] = {}
+    """path in the package → SHA-256"""
+
+
+def write_manifest(package: Path, manifest: Manifest) -> str:
+    """Write `manifest.json` over the files now in `package`; return the package's id.
+
+    The id is the SHA-256 of the manifest's bytes.
+    """
+    files = {
+        path.relative_to(package).as_posix(): _sha256(path)
+        for path in sorted(package.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    text = manifest.model_copy(update={"files": files}).model_dump_json(indent=2)
+    (package / MANIFEST).write_text(text + "\n")
+    return _sha256(package / MANIFEST)
+
+
+def verify_package(package: Path) -> tuple[Manifest, Signature, str]:
+    """Read a package whose every file is what its manifest says.
+
+    Returns:
+        the manifest, the signature, and the package's id.
+
+    Raises:
+        UserError: a file is missing, added or changed, or a document does not fit.
+    """
+    try:
+        manifest = Manifest.model_validate_json((package / MANIFEST).read_bytes())
+        present = {
+            path.relative_to(package).as_posix()
+            for path in package.rglob("*")
+            if path.is_file() and path.name != MANIFEST
+        }
+        for what, names in {
+            "missing": set(manifest.files) - present,
+            "not in its manifest": present - set(manifest.files),
+            "changed": {n for n in present & set(manifest.files)
+                        if _sha256(package / n) != manifest.files[n]},
+        }.items():
+            if names:
+                raise UserError(
+                    f"model package {package}: {', '.join(sorted(names))}: {what}; "
+                    "take the package from the registry again"
+                )
+        signature = Signature.model_validate_json((package / SIGNATURE).read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"model package {package}: {Path(error.filename).name} is missing; "
+            "take the package from the registry again"
+        ) from None
+    except ValidationError as error:
+        raise UserError(f"model package {package}: {error}") from None
+    return manifest, signature, _sha256(package / MANIFEST)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,71 @@
+"""The release record: one append-only JSON-lines file per release attempt."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from modelyard.documents.errors import UserError
+
+Decision = Literal["bootstrapped", "promoted", "rolled_back", "held"]
+Phase = Literal["preflight", "deploy", "shadow", "canary", "promote", "rollback", "done"]
+
+
+class ReleaseEvent(BaseModel):
+    """One line of a record. `decision` is set in the last line only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    time: float
+    """seconds since the epoch"""
+    release: str
+    """the record's name"""
+    sequence: int
+    """0, 1, 2 … without gaps"""
+    candidate: int
+    stable: int | None
+    """the version that serves users when the event is written; the candidate once it holds 100 %"""
+    phase: Phase
+    weight: int
+    """per cent of live traffic that goes to the candidate"""
+    evidence: dict[str, Any] | None = None
+    decision: Decision | None = None
+    reason: str = ""
+
+
+def read_record(path: Path) -> list[ReleaseEvent]:
+    """The events of one record, oldest first.
+
+    A last line without its newline was cut short by a crash and is left out.
+
+    Raises:
+        UserError: a line is no event, or the sequence has a gap (the file was edited).
+    """
+    lines = path.read_text().split("\n")[:-1]
+    events = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = ReleaseEvent.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise UserError(f"{path}:{number}: not a release event ({what})") from None
+        if event.sequence != number - 1:
+            raise UserError(
+                f"{path}:{number}: event {event.sequence} where {number - 1} was due; "
+                "a record is append-only: restore it, or move it away to start a new release"
+            )
+        events.append(event)
+    return events
+
+
+def releases(folder: Path) -> list[list[ReleaseEvent]]:
+    """All records of a folder, oldest release first."""
+    records = [read_record(path) for path in folder.glob("*.jsonl")]
+    return sorted((r for r in records if r), key=lambda r: (r[0].time, r[0].release))
+
+
+def stable_version(folder: Path) -> int | None:
+    """The version that serves users now, by the newest event; None before any release."""
+    done = releases(folder)
+    return done[-1][-1].stable if done else None
