@@ -79,8 +79,11 @@ def verify_package(package: Path) -> tuple[Manifest, Signature, str]:
         for what, names in {
             "missing": set(manifest.files) - present,
             "not in its manifest": present - set(manifest.files),
-            "changed": {n for n in present & set(manifest.files)
-                        if _sha256(package / n) != manifest.files[n]},
+            "changed": {
+                n
+                for n in present & set(manifest.files)
+                if _sha256(package / n) != manifest.files[n]
+            },
         }.items():
             if names:
                 raise UserError(
