@@ -259,12 +259,13 @@ def _rule(group: str, resource: str, verbs: list[str]) -> Manifest:
     return {"apiGroups": [group], "resources": [resource], "verbs": verbs}
 
 
-def platform_manifests(delivery_image: str) -> dict[str, list[Manifest]]:
-    """File name → the objects that a cluster's administrator applies once a version."""
-    return {
+def platform_files(delivery_image: str) -> dict[str, str]:
+    """File name → YAML of what a cluster's administrator applies once a version."""
+    files = {
         "release-template.yaml": [release_template(delivery_image).to_dict()],
         "cluster-roles.yaml": [release_role(), submit_role()],
     }
+    return {name: to_yaml(objects, _HEADER) for name, objects in files.items()}
 
 
 def main() -> None:
@@ -276,10 +277,7 @@ def main() -> None:
         help="where your platform keeps the image of argo/Dockerfile, best by digest",
     )
     options = parser.parse_args()
-    files = {
-        name: to_yaml(objects, _HEADER)
-        for name, objects in platform_manifests(options.delivery_image).items()
-    }
+    files = platform_files(options.delivery_image)
     if not options.write:
         sys.stdout.write("---\n".join(files.values()))
         return

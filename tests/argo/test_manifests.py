@@ -1,0 +1,229 @@
+"""The rendered YAML: golden files, published schemas, and planted faults in each check."""
+
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from argo.schemas import broken_references, check, documents
+from support import ROOT, run
+
+from modelyard.delivery import manifests, workflows
+from modelyard.delivery.manifests import Target
+from modelyard.delivery.policy import Policy
+from modelyard.documents import UserError
+
+PLATFORM = ROOT / "argo" / "manifests"
+MODEL = ROOT / "tests" / "argo" / "model"
+ALL = [*documents(PLATFORM), *documents(MODEL / "argo" / "manifests")]
+TEMPLATE: dict[str, Any] = next(d for _, d in ALL if d["kind"] == "ClusterWorkflowTemplate")
+
+
+def name(case: tuple[Path, dict[str, Any]]) -> str:
+    path, document = case
+    where = path.relative_to(ROOT).parts[-3:]
+    return "/".join(where) + ":" + document["kind"]
+
+
+@pytest.fixture
+def target() -> Target:
+    return Target(
+        model="flight-delay",
+        environment="production",
+        namespace="flight-delay-production",
+        image="ghcr.io/acme/flight-delay",
+        version=2,
+        host="flight-delay.example.com",
+        gateway="edge/public",
+        prometheus="http://prometheus.monitoring.svc:9090",
+    )
+
+
+def test_platform_golden() -> None:
+    """Regenerate with `python -m modelyard.delivery.workflows --write`."""
+    image = f"modelyard-delivery:{manifests.installed_version('modelyard')}"
+    generated = workflows.platform_files(image)
+    assert {path.name: path.read_text() for path in PLATFORM.glob("*.yaml")} == generated
+
+
+def test_model_golden() -> None:
+    """Regenerate with `(cd tests/argo/model && modelyard render)`."""
+    run(sys.executable, "-m", "modelyard.delivery.cli", "render", "--check", cwd=MODEL)
+
+
+@pytest.mark.parametrize("case", ALL, ids=name)
+def test_schema(case: tuple[Path, dict[str, Any]]) -> None:
+    check(case[1])
+
+
+@pytest.mark.parametrize("case", ALL, ids=name)
+def test_a_typo_is_caught(case: tuple[Path, dict[str, Any]]) -> None:
+    for broken in typos(case[1]):
+        with pytest.raises(jsonschema.ValidationError):
+            check(broken)
+
+
+def typos(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The document with an unknown field at its top and deep inside of its biggest part."""
+    top, deep = copy.deepcopy(document), copy.deepcopy(document)
+    top["spce"] = {}
+    part = deep.get("spec") or deep.get("rules") or deep.get("roleRef") or deep["metadata"]
+    while isinstance(part, list) or "template" in part and isinstance(part["template"], dict):
+        part = part[0] if isinstance(part, list) else part["template"]
+    part["naem"] = "typo"
+    return [top, deep]
+
+
+def test_hera_accepts_the_workflow_objects() -> None:
+    from hera.workflows import models
+
+    for document in (d for _, d in ALL if "argoproj" in d["apiVersion"]):
+        model = getattr(models, document["kind"])
+        schema = model.model_json_schema()
+        for part in [schema, *schema["$defs"].values()]:
+            if "properties" in part:
+                part["additionalProperties"] = False
+        validator = jsonschema.Draft202012Validator(schema)
+        validator.validate(document)
+        planted = copy.deepcopy(document)
+        planted["spec"]["entrypont"] = "release"
+        with pytest.raises(jsonschema.ValidationError, match="entrypont"):
+            validator.validate(planted)
+
+
+def test_references() -> None:
+    assert broken_references(TEMPLATE) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("onExit: unless-promoted", "onExit: rollbak", "onExit: no template rollbak"),
+        ("entrypoint: release", "entrypoint: relaese", "entrypoint: no template relaese"),
+        ("template: canary", "template: canry", "release.canary-1: no template canry"),
+        ("parameters.weight}}", "parameters.wieght}}", "canary: no input wieght"),
+        ("parameters.candidate}}", "parameters.canidate}}", "no parameter canidate"),
+        (r"name: step\n +value: deploy", "name: stpe", "release.deploy: lacks argument step"),
+    ],
+)
+def test_a_broken_reference_is_caught(old: str, new: str, problem: str) -> None:
+    text = workflows.to_yaml([TEMPLATE], "")
+    planted, count = re.subn(old, new, text)
+    assert count
+    problems = broken_references(yaml.safe_load(planted))
+    assert any(problem in each for each in problems), problems
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_workflow_gives_the_templates_parameters(environment: str) -> None:
+    path = MODEL / "argo" / "manifests" / environment / "release" / "workflow.yaml"
+    workflow = yaml.safe_load(path.read_text())
+    reference = workflow["spec"]["workflowTemplateRef"]
+    assert reference == {"name": TEMPLATE["metadata"]["name"], "clusterScope": True}
+    parameters = TEMPLATE["spec"]["arguments"]["parameters"]
+    given = {p["name"] for p in workflow["spec"]["arguments"]["parameters"]}
+    assert {p["name"] for p in parameters if "value" not in p} <= given
+    assert given <= {p["name"] for p in parameters}
+
+
+def test_template_is_named_by_the_version() -> None:
+    assert re.fullmatch(r"modelyard-release-v\d+-\d+-\d+\S*", TEMPLATE["metadata"]["name"])
+
+
+def test_pods_are_restricted() -> None:
+    """Pod Security "restricted", for the steps of a release and for serving."""
+    serving = next(d for _, d in ALL if d["kind"] == "Deployment")["spec"]["template"]["spec"]
+    nodes = [t["container"] for t in TEMPLATE["spec"]["templates"] if "container" in t]
+    for pod, containers in [(serving, serving["containers"]), (TEMPLATE["spec"], nodes)]:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in containers:
+            assert container["securityContext"] == manifests.RESTRICTED_CONTAINER
+            assert "memory" in container["resources"]["limits"]
+
+
+def test_too_many_weights_for_the_template(target: Target) -> None:
+    policy = Policy.model_validate({"canary": {"steps": [*range(1, 9), 100]}})
+    with pytest.raises(UserError, match="8 steps at most"):
+        workflows.release_workflow(target, policy, "")
+
+
+def test_route_has_weights_and_mirror(target: Target) -> None:
+    route = manifests.http_route(target, stable=1, candidate=2, weight=25, mirror=True)
+    check(route)
+    rule = route["spec"]["rules"][0]
+    weights = {b["name"]: b["weight"] for b in rule["backendRefs"]}
+    assert weights == {"flight-delay-v1": 75, "flight-delay-v2": 25}
+    mirrored = rule["filters"][0]["requestMirror"]["backendRef"]
+    assert mirrored == {"name": "flight-delay-v2", "port": 80}
+
+
+def test_what_moves_in_a_release_has_one_writer(target: Target) -> None:
+    def identities(files: dict[str, list[dict[str, Any]]]) -> set[tuple[str, str]]:
+        return {(o["kind"], o["metadata"]["name"]) for each in files.values() for o in each}
+
+    base, released = manifests.base(target), manifests.released(target)
+    assert not identities(base) & identities(released)
+    assert "v2" not in str(base)  # a release PR changes nothing that the team applies
+
+
+def render(repo: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "modelyard.delivery.cli", "render", *options]
+    return subprocess.run(command, cwd=repo, capture_output=True, text=True)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    (tmp_path / "argo").mkdir()
+    for path in ("pyproject.toml", "argo/release.yaml"):
+        (tmp_path / path).write_text((MODEL / path).read_text())
+    return tmp_path
+
+
+def test_render_check_names_what_is_stale(repo: Path) -> None:
+    rendered = repo / "argo" / "manifests"
+    assert "missing" in render(repo, "--check").stderr
+    assert not rendered.exists()
+    assert render(repo).returncode == 0
+    assert render(repo, "--check").returncode == 0
+
+    own = rendered / "production" / "kustomization.yaml"
+    own.write_text("resources: [access.yaml]\n")
+    policy = repo / "argo" / "release.yaml"
+    policy.write_text(policy.read_text().replace("version: 2", "version: 3"))
+    stale = render(repo, "--check")
+    assert stale.returncode == 1
+    assert "production/release/deployment.yaml: +" in stale.stderr
+    assert "flight-delay-v3" in stale.stderr
+    assert "access.yaml" not in stale.stderr and "Traceback" not in stale.stderr
+
+    left = rendered / "production" / "release" / "old.yaml"
+    left.write_text((rendered / "production" / "access.yaml").read_text())
+    assert "old.yaml: not rendered any more" in render(repo, "--check").stderr
+    assert render(repo).returncode == 0
+    assert own.exists() and not left.exists()
+    assert render(repo, "--check").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--env", "local"], "no Kubernetes environment 'local' to render; it has staging"),
+        (["--env", "prod"], "no Kubernetes environment 'prod'"),
+    ],
+)
+def test_render_of_no_such_environment(repo: Path, option: list[str], message: str) -> None:
+    done = render(repo, *option)
+    assert (done.returncode, message in done.stderr) == (1, True), done.stderr
+
+
+def test_render_outside_of_a_model_repo(tmp_path: Path) -> None:
+    done = render(tmp_path)
+    assert done.returncode == 1 and "argo/release.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
