@@ -37,9 +37,9 @@ def load_settings(path: Path, model: type[Model]) -> Model:
         return model.model_validate(values if values is not None else {})
     except ValidationError as error:
         problems = [
-            f"{path}:{_line(root, e['loc'])}: {'.'.join(map(str, e['loc'])) or 'document'}: "
-            + e["msg"].removeprefix("Value error, ")
+            f"{path}:{line}: {name or 'document'}: " + e["msg"].removeprefix("Value error, ")
             for e in error.errors()
+            for line, name in [_place(root, e["loc"])]
         ]
         raise UserError("\n".join(problems)) from None
 
@@ -59,21 +59,25 @@ def _duplicate_key(node: yaml.Node | None) -> yaml.Node | None:
     return next((found for child in children if (found := _duplicate_key(child))), None)
 
 
-def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
-    """The line of the deepest node on the way to `location` (1-based)."""
+def _place(node: yaml.Node | None, location: tuple[int | str, ...]) -> tuple[int, str]:
+    """The line (1-based) of the deepest node on the way to `location`, and the key's name.
+
+    The tag by which pydantic chose among several models stands in the location, too, but
+    not in the file: it is passed over.
+    """
     line = node.start_mark.line + 1 if node else 1
-    for part in location:
+    names = []
+    for depth, part in enumerate(location, start=1):
         if isinstance(node, yaml.MappingNode):
             match = next(((k, v) for k, v in node.value if k.value == part), None)
-            if match is None:
-                break
-            key, node = match
-            line = key.start_mark.line + 1
+            if match is None and depth < len(location):
+                continue
+            if match is not None:
+                key, node = match
+                line = key.start_mark.line + 1
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            if part >= len(node.value):
-                break
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
+            if part < len(node.value):
+                node = node.value[part]
+                line = node.start_mark.line + 1
+        names.append(str(part))
+    return line, ".".join(names)

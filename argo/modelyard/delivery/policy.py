@@ -1,0 +1,238 @@
+"""The release policy: `argo/release.yaml` of a model repo."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from modelyard.documents import UserError, load_settings
+
+RELEASE_FILE = Path("argo/release.yaml")
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _seconds(value: Any) -> Any:
+    """`30s`, `10m`, `1h`, `250ms` as seconds; a bare number would leave the unit to guessing."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is no duration; write it with its unit, such as 30s or 10m")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+"""seconds; in YAML a number with its unit (`250ms`, `30s`, `10m`, `1h`)"""
+
+Weight = Annotated[int, Field(ge=1, le=100)]
+"""per cent of live traffic"""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Deploy(_Strict):
+    """How long the candidate's servers may take to get ready."""
+
+    max_duration: Duration = 120.0
+
+
+class Shadow(_Strict):
+    """Mirrored traffic: the candidate answers a copy, users get stable's answer."""
+
+    min_requests: int = Field(default=500, ge=1)
+    """answered by the candidate, and paired with stable's answer where predictions are compared"""
+    max_duration: Duration = 1800.0
+
+
+class Canary(_Strict):
+    """Live traffic, a growing share of it to the candidate."""
+
+    steps: tuple[Weight, ...] = (5, 25, 50, 100)
+    min_requests: int = Field(default=500, ge=1)
+    """answered by the candidate at each step before the next"""
+    min_duration: Duration = 1.0
+    """a step lasts at least this long"""
+    max_duration: Duration = 1800.0
+    """a step that is undecided by then makes the release inconclusive"""
+    on_inconclusive: Literal["hold", "roll_back"] = "roll_back"
+    """shadow and steps alike; hold: the candidate keeps running, at `hold_weight`"""
+    hold_weight: int = Field(default=0, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        steps = self.steps
+        if not steps or steps[-1] != 100:
+            raise ValueError(f"steps {list(steps)} must end at 100")
+        if any(after <= before for before, after in zip(steps, steps[1:], strict=False)):
+            raise ValueError(f"steps {list(steps)} must rise")
+        if self.min_duration > self.max_duration:
+            raise ValueError(
+                f"min_duration {self.min_duration:g}s is longer than "
+                f"max_duration {self.max_duration:g}s"
+            )
+        if self.hold_weight and self.on_inconclusive != "hold":
+            raise ValueError("hold_weight has no meaning unless on_inconclusive is hold")
+        if self.hold_weight > steps[0]:
+            raise ValueError(
+                f"hold_weight {self.hold_weight} is above the first step {steps[0]}: "
+                "an undecided candidate would gain traffic"
+            )
+        return self
+
+
+class Errors(_Strict):
+    """The candidate may fail more often than stable by at most `margin`.
+
+    A failure is any answer outside of 2xx: a candidate that refuses what stable accepts
+    is as bad as one that breaks.
+    """
+
+    margin: float = Field(default=0.01, ge=0, lt=1)
+    """difference of the failure rates"""
+
+
+class Latency(_Strict):
+    """A quantile of the candidate's latency against the same quantile of stable's.
+
+    The candidate may take `ratio` times as long, or `slack` longer, whichever is more:
+    a ratio of two small numbers is mostly noise.
+    """
+
+    quantile: float = Field(default=0.95, gt=0, lt=1)
+    ratio: float = Field(default=1.5, ge=1)
+    slack: Duration = 0.01
+
+
+class Predictions(_Strict):
+    """In shadow: how far the candidate's scores may be from stable's for the same requests.
+
+    A pair disagrees if its scores differ by more than `tolerance` standard deviations of
+    stable's own scores (Euclidean distance for the scores of several classes).
+    """
+
+    tolerance: float = Field(default=1.5, gt=0)
+    max_disagreement: float = Field(default=0.2, gt=0, lt=1)
+    """share of the pairs"""
+
+
+class Gates(_Strict):
+    """What the candidate is held against. A gate set to `null` is off."""
+
+    errors: Errors = Errors()
+    latency: Latency | None = Latency()
+    predictions: Predictions | None = Predictions()
+
+
+class Policy(_Strict):
+    """How a version gets to 100 % of an environment's traffic."""
+
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    """chance that a release as good as stable is rolled back, over all gates and looks"""
+    interval: Duration = 5.0
+    """between two looks at the evidence"""
+    deploy: Deploy = Deploy()
+    shadow: Shadow = Shadow()
+    canary: Canary = Canary()
+    gates: Gates = Gates()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        shortest = min(self.shadow.max_duration, self.canary.max_duration)
+        if self.interval > shortest:
+            raise ValueError(
+                f"interval {self.interval:g}s is longer than a phase may last ({shortest:g}s)"
+            )
+        return self
+
+
+class Local(_Strict):
+    """This machine: Envoy in front of `bentoml serve` processes."""
+
+    platform: Literal["local"]
+    port: int = Field(default=8080, ge=1, le=65535)
+    """of Envoy on 127.0.0.1: where users call the model"""
+    replay_rate: float = Field(default=100, gt=0, le=10_000)
+    """requests a second of `--traffic replay:…`"""
+    policy: Policy = Policy()
+
+
+class Kubernetes(_Strict):
+    """A namespace of a cluster with the Gateway API and Prometheus."""
+
+    platform: Literal["kubernetes"]
+    namespace: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
+    host: str = Field(min_length=1)
+    """host name of the HTTPRoute"""
+    gateway: str = Field(default="gateway-system/gateway", pattern=r"^[-a-z0-9]+/[-a-z0-9.]+$")
+    """namespace/name of the Gateway that the HTTPRoute attaches to"""
+    prometheus: str = "http://prometheus.monitoring.svc:9090"
+    replicas: int = Field(default=2, ge=1)
+    max_replicas: int = Field(default=10, ge=1)
+    policy: Policy = Policy()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.replicas > self.max_replicas:
+            raise ValueError(f"replicas {self.replicas} is above max_replicas {self.max_replicas}")
+        return self
+
+
+Environment = Annotated[Local | Kubernetes, Field(discriminator="platform")]
+
+
+class Release(_Strict):
+    """The whole of `argo/release.yaml`."""
+
+    version: int = Field(ge=1)
+    """the desired version: of the registered model, its Bento and its image tag"""
+    image: str = Field(pattern=r"^[^\s:@]+(:\d+/[^\s:@]+)?$")
+    """image repository, without a tag"""
+    digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
+    """of the image of `version`; images are run by digest where it is known"""
+    environments: dict[str, Environment] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        local = [name for name, e in self.environments.items() if isinstance(e, Local)]
+        if len(local) > 1:
+            raise ValueError(f"environments {', '.join(local)}: only one can be local")
+        return self
+
+
+def load_release(path: Path = RELEASE_FILE) -> Release:
+    """The release policy of the model repo in the working directory.
+
+    Raises:
+        UserError: missing, or a line of it does not fit (`path:line: key: what`).
+    """
+    return load_settings(path, Release)
+
+
+def environment(release: Release, name: str) -> Local | Kubernetes:
+    """An environment by name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    try:
+        return release.environments[name]
+    except KeyError:
+        known = ", ".join(release.environments)
+        raise UserError(f"{RELEASE_FILE}: no environment {name!r}; it has {known}") from None
+
+
+def project_name(path: Path = Path("pyproject.toml")) -> str:
+    """The model's name: `[project] name` of the model repo in the working directory.
+
+    Raises:
+        UserError: not in a model repo.
+    """
+    try:
+        return tomllib.loads(path.read_text())["project"]["name"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run this in the folder of a model repo") from None
+    except (tomllib.TOMLDecodeError, KeyError):
+        raise UserError(f"{path}: no [project] name in it") from None

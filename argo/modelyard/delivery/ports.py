@@ -1,0 +1,173 @@
+"""What the state machine needs of the world, whatever the world is.
+
+`decide` sees only `Evidence`; a controller carries its actions out through these four
+ports. Every method is idempotent: a controller that died is started again, reads the
+record, and does the last step once more.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelyard.documents import ReleaseEvent
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Arm(_Frozen):
+    """Running totals of one version since the source of the counts started."""
+
+    requests: int = Field(default=0, ge=0)
+    """answered, or failed by the data plane for want of an answer"""
+    failures: int = Field(default=0, ge=0)
+    """of them, with an answer outside of 2xx"""
+    latency: dict[float, int] = {}
+    """upper edge of a histogram's bucket, ms (inf: the last) → requests in it (not cumulative)"""
+
+
+class Pairs(_Frozen):
+    """Mirrored requests that both versions answered, compared row by row; running totals."""
+
+    rows: int = Field(default=0, ge=0)
+    disagreements: int = Field(default=0, ge=0)
+    """of them, further apart than the policy's tolerance, or not a number"""
+
+
+class Counts(_Frozen):
+    """What the data plane and the prediction logs counted."""
+
+    time: float
+    """when it was counted, s since the epoch"""
+    epoch: str
+    """changes when the totals start from 0 again (the source was restarted)"""
+    stable: Arm | None = None
+    candidate: Arm | None = None
+    pairs: Pairs | None = None
+    """since the shadow began; None outside of it"""
+
+
+class Health(_Frozen):
+    """Whether a version's servers can take traffic."""
+
+    status: Literal["absent", "starting", "ready", "failed"]
+    detail: str = ""
+    """for people: why it failed, such as the end of the server's log"""
+
+
+class Evidence(_Frozen):
+    """One look at the world, which is all that `decide` goes by."""
+
+    time: float
+    """of the look, s since the epoch"""
+    candidate: Health
+    stable: Health | None = None
+    """None where there is no stable version"""
+    counts: Counts | None = None
+    """None: the source did not answer"""
+    note: str = ""
+    """why there are no counts"""
+
+
+class Routes(_Frozen):
+    """Who serves. `stable` None: the environment's first release."""
+
+    stable: int | None
+    candidate: int | None = None
+    weight: int = Field(default=0, ge=0, le=100)
+    """per cent of live traffic to the candidate; stable has the rest"""
+    mirror: bool = False
+    """also copy what stable gets to the candidate and drop its answers"""
+
+
+class Router(Protocol):
+    """Splits live traffic between two versions."""
+
+    def route(self, routes: Routes) -> None:
+        """Make `routes` live, and return once they are.
+
+        Raises:
+            UserError: they did not get live in time.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """Runs the servers of versions."""
+
+    def check(self, version: int) -> None:
+        """See that `version` can be deployed: the artifact is there, the place is free.
+
+        Raises:
+            UserError: it can't.
+        """
+        ...
+
+    def deploy(self, version: int) -> None:
+        """Start the servers of `version` unless they run; does not wait for them.
+
+        Raises:
+            UserError: they can't be started.
+        """
+        ...
+
+    def health(self, version: int) -> Health:
+        """How the servers of `version` are now."""
+        ...
+
+    def stop(self, version: int) -> None:
+        """Let the servers of `version` finish what they are answering, and end them."""
+        ...
+
+    def versions(self) -> set[int]:
+        """All versions that have servers."""
+        ...
+
+
+class Source(Protocol):
+    """Counts what the versions answered."""
+
+    def counts(self, routes: Routes, since: float) -> Counts:
+        """The totals now; pairs of requests answered after `since` (s since the epoch).
+
+        Raises:
+            ConnectionError: the source does not answer, or not with numbers.
+        """
+        ...
+
+
+class Record(Protocol):
+    """What was seen and decided, append-only."""
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the environment: one controller at a time.
+
+        Raises:
+            UserError: another controller holds it.
+        """
+        ...
+
+    def releases(self) -> list[list[ReleaseEvent]]:
+        """The events of all releases of the environment, oldest release first.
+
+        Raises:
+            UserError: a record was edited by hand.
+        """
+        ...
+
+    def append(self, event: ReleaseEvent) -> None:
+        """Write an event so that it outlives a crash."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The four of them for one environment."""
+
+    router: Router
+    runtime: Runtime
+    source: Source
+    record: Record
