@@ -182,7 +182,10 @@ def pod_monitor(target: Target) -> Manifest:
         "spec": {
             "selector": {"matchLabels": _serving(target)},
             "podTargetLabels": ["app.kubernetes.io/name", "app.kubernetes.io/version"],
-            "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": "5s"}],
+            "podMetricsEndpoints": [
+                # BentoML's own label `endpoint` (the path) must not give way to the operator's.
+                {"port": "http", "path": "/metrics", "interval": "5s", "honorLabels": True}
+            ],
         },
     }
 

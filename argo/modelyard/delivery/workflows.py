@@ -221,17 +221,18 @@ def _pod_security() -> Any:
 
 def release_role() -> Manifest:
     """What a release may do, in the namespaces of the models that bind it."""
-    versioned = ["create", "delete", "get", "list", "patch"]
+    made = ["create", "delete", "patch"]
     return _cluster_role(
         release_template_name(),
         [
-            _rule("apps", "deployments", versioned),
-            _rule("", "services", versioned),
-            _rule("autoscaling", "horizontalpodautoscalers", versioned),
+            _rule("apps", "deployments", [*made, "get", "list"]),
+            _rule("", "services", made),
+            _rule("autoscaling", "horizontalpodautoscalers", made),
             _rule("gateway.networking.k8s.io", "httproutes", ["create", "get", "patch"]),
             _rule("", "configmaps", ["create", "get", "list", "patch"]),  # the record
-            _rule("coordination.k8s.io", "leases", ["create", "get", "update"]),  # its lock
+            _rule("coordination.k8s.io", "leases", ["create", "get", "patch", "update"]),
             _rule("", "pods", ["list"]),  # to say why a candidate does not get ready
+            _rule("", "serviceaccounts", ["get"]),
             # By this Argo's executor tells the outcome of a node.
             _rule("argoproj.io", "workflowtaskresults", ["create", "patch"]),
         ],

@@ -1,0 +1,424 @@
+"""The Kubernetes side of the ports: Gateway API, Deployments, a ConfigMap a release.
+
+Every change is a server-side apply of what `manifests` renders, so a step that is run
+again changes nothing. What is read is judged by plain functions of the objects.
+"""
+
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from modelyard.delivery import manifests
+from modelyard.delivery.manifests import FIELD_MANAGER, Manifest, Target
+from modelyard.delivery.policy import Kubernetes
+from modelyard.delivery.ports import Health, Ports, Routes
+from modelyard.delivery.prometheus import Prometheus
+from modelyard.documents import ReleaseEvent, UserError
+
+_ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
+_DEPLOYMENT = ("apps/v1", "Deployment")
+_CONFIG_MAP = ("v1", "ConfigMap")
+_LEASE = ("coordination.k8s.io/v1", "Lease")
+_LEASE_S = 60
+_LIVE_S = 60  # within which a Gateway takes a route over
+
+# A pod that waits for one of these does not get ready by waiting longer.
+_HOPELESS = {
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RunContainerError",
+}
+
+
+def kubernetes_ports(target: Target, environment: Kubernetes) -> Ports:
+    """The four ports of one environment, by the cluster that this process can reach.
+
+    Raises:
+        UserError: there is none, or the policy asks for what is not there on Kubernetes.
+    """
+    if environment.policy.gates.predictions is not None:
+        raise UserError(
+            f"environments.{target.environment}: the predictions gate needs both versions' "
+            "prediction logs in one place, which Kubernetes does not give: set it to null"
+        )
+    cluster = Cluster(target.namespace)
+    return Ports(
+        router=GatewayRouter(cluster, target),
+        runtime=DeploymentRuntime(cluster, target),
+        source=Prometheus(target.prometheus, target.model, target.namespace),
+        record=ConfigMapRecord(cluster, target),
+    )
+
+
+class Cluster:
+    """The objects of one namespace, as dicts.
+
+    The cluster is the one that the process runs in, or KUBECONFIG's current context. Each
+    method raises UserError where the API server refuses or does not answer.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        from kubernetes import client, config, dynamic
+
+        self.namespace = namespace
+        try:
+            if "KUBERNETES_SERVICE_HOST" in os.environ:
+                config.load_incluster_config()
+            else:
+                config.load_kube_config()
+        except config.ConfigException as error:
+            raise UserError(f"no cluster: {error}; set KUBECONFIG") from None
+        with _refusals("reach the cluster"):
+            self._client = dynamic.DynamicClient(client.ApiClient())
+
+    def apply(self, manifest: Manifest) -> Manifest:
+        what = f"apply {manifest['kind']} {manifest['metadata']['name']}"
+        with _refusals(what):
+            return (
+                self._resource(manifest["apiVersion"], manifest["kind"])
+                .server_side_apply(
+                    body=manifest,
+                    name=manifest["metadata"]["name"],
+                    namespace=self.namespace,
+                    field_manager=FIELD_MANAGER,
+                    force_conflicts=True,
+                )
+                .to_dict()
+            )
+
+    def get(self, kind: tuple[str, str], name: str) -> Manifest | None:
+        from kubernetes.client import ApiException
+
+        with _refusals(f"get {kind[1]} {name}"):
+            try:
+                return self._resource(*kind).get(name=name, namespace=self.namespace).to_dict()
+            except ApiException as error:
+                if error.status == 404:
+                    return None
+                raise
+
+    def list(self, kind: tuple[str, str], labels: dict[str, str]) -> list[Manifest]:
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        with _refusals(f"list {kind[1]}"):
+            found = self._resource(*kind).get(namespace=self.namespace, label_selector=selector)
+            return found.to_dict()["items"]
+
+    def create(self, manifest: Manifest) -> bool:
+        """False if an object of that name is there already."""
+        from kubernetes.client import ApiException
+
+        with _refusals(f"create {manifest['kind']} {manifest['metadata']['name']}"):
+            resource = self._resource(manifest["apiVersion"], manifest["kind"])
+            try:
+                resource.create(body=manifest, namespace=self.namespace)
+            except ApiException as error:
+                if error.status == 409:
+                    return False
+                raise
+            return True
+
+    def replace(self, manifest: Manifest) -> bool:
+        """False if the object was changed since it was read (by its resourceVersion)."""
+        from kubernetes.client import ApiException
+
+        with _refusals(f"replace {manifest['kind']} {manifest['metadata']['name']}"):
+            resource = self._resource(manifest["apiVersion"], manifest["kind"])
+            try:
+                resource.replace(body=manifest, namespace=self.namespace)
+            except ApiException as error:
+                if error.status == 409:
+                    return False
+                raise
+            return True
+
+    def merge(self, kind: tuple[str, str], name: str, patch: Manifest) -> None:
+        with _refusals(f"patch {kind[1]} {name}"):
+            self._resource(*kind).patch(
+                name=name,
+                namespace=self.namespace,
+                body=patch,
+                content_type="application/merge-patch+json",
+            )
+
+    def delete(self, manifest: Manifest) -> None:
+        from kubernetes.client import ApiException
+
+        name = manifest["metadata"]["name"]
+        with _refusals(f"delete {manifest['kind']} {name}"):
+            try:
+                self._resource(manifest["apiVersion"], manifest["kind"]).delete(
+                    name=name, namespace=self.namespace
+                )
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+
+    def _resource(self, api_version: str, kind: str) -> Any:
+        return self._client.resources.get(api_version=api_version, kind=kind)
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    from kubernetes.client import ApiException
+    from kubernetes.dynamic.exceptions import ResourceNotFoundError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as error:
+        raise UserError(f"can't {what}: {api_message(error.body) or error.reason}") from None
+    except ResourceNotFoundError as error:
+        raise UserError(f"can't {what}: the cluster has no such kind ({error})") from None
+    except HTTPError as error:
+        raise UserError(f"can't {what}: the API server does not answer ({error})") from None
+
+
+def api_message(body: str | bytes | None) -> str:
+    """What the API server says in the body of a refusal."""
+    try:
+        return json.loads(body or "").get("message", "")
+    except (ValueError, AttributeError):
+        return ""
+
+
+class GatewayRouter:
+    """Router: the weights of one HTTPRoute, and a mirror filter in shadow."""
+
+    def __init__(self, cluster: Cluster, target: Target) -> None:
+        self._cluster, self._target = cluster, target
+
+    def route(self, routes: Routes) -> None:
+        self._cluster.apply(route_of(self._target, routes))
+        end = time.monotonic() + _LIVE_S
+        while problem := route_problem(self._cluster.get(_ROUTE, self._target.model)):
+            if time.monotonic() > end:
+                raise UserError(
+                    f"HTTPRoute {self._target.model} is not live after {_LIVE_S} s: {problem}; "
+                    f"look at Gateway {self._target.gateway}"
+                )
+            time.sleep(1)
+
+
+def route_of(target: Target, routes: Routes) -> Manifest:
+    """The HTTPRoute that makes `routes` live.
+
+    Raises:
+        ValueError: there is nobody to route to.
+    """
+    if routes.stable is None:
+        if routes.candidate is None:
+            raise ValueError("routes to nobody")
+        return manifests.http_route(target, stable=routes.candidate)
+    return manifests.http_route(
+        target,
+        stable=routes.stable,
+        candidate=routes.candidate,
+        weight=routes.weight,
+        mirror=routes.mirror,
+    )
+
+
+def route_problem(route: Manifest | None) -> str:
+    """Why the Gateway does not route by this yet; empty if it does."""
+    parents = ((route or {}).get("status") or {}).get("parents") or []
+    if route is None or not parents:
+        return "no Gateway has taken it"
+    for parent in parents:
+        conditions = {each["type"]: each for each in parent.get("conditions") or []}
+        for kind in ("Accepted", "ResolvedRefs"):
+            condition = conditions.get(kind)
+            if condition is None:
+                return f"{kind} is not known"
+            if condition.get("observedGeneration", 0) < route["metadata"]["generation"]:
+                return "the Gateway has not seen it"
+            if condition["status"] != "True":
+                return f"not {kind}: {condition.get('reason')}: {condition.get('message')}"
+    return ""
+
+
+class DeploymentRuntime:
+    """Runtime: a Deployment, a Service and an autoscaler a version."""
+
+    def __init__(self, cluster: Cluster, target: Target) -> None:
+        self._cluster, self._target = cluster, target
+
+    def check(self, version: int) -> None:
+        account = manifests.service_account(self._target, self._target.model, token=False)
+        if self._cluster.get(("v1", "ServiceAccount"), account["metadata"]["name"]) is None:
+            raise UserError(
+                f"namespace {self._target.namespace} has no ServiceAccount {self._target.model}: "
+                f"kubectl apply -f argo/manifests/{self._target.environment} first"
+            )
+
+    def deploy(self, version: int) -> None:
+        for manifest in self._objects(version):
+            self._cluster.apply(manifest)
+
+    def health(self, version: int) -> Health:
+        deployment = self._cluster.get(_DEPLOYMENT, self._target.name(version))
+        pods = self._cluster.list(("v1", "Pod"), manifests.labels(self._target, version))
+        return health_of(deployment, pods, self._target.replicas)
+
+    def stop(self, version: int) -> None:
+        for manifest in reversed(self._objects(version)):
+            self._cluster.delete(manifest)
+
+    def versions(self) -> set[int]:
+        found = self._cluster.list(_DEPLOYMENT, manifests.labels(self._target))
+        return {int(d["metadata"]["labels"]["app.kubernetes.io/version"]) for d in found}
+
+    def _objects(self, version: int) -> list[Manifest]:
+        return [
+            manifests.deployment(self._target, version),
+            manifests.service(self._target, version),
+            manifests.autoscaler(self._target, version),
+        ]
+
+
+def health_of(deployment: Manifest | None, pods: list[Manifest], replicas: int) -> Health:
+    """A version is ready when `replicas` pods of its newest template are available."""
+    if deployment is None:
+        return Health(status="absent")
+    status = deployment.get("status") or {}
+    seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    updated = min(status.get("updatedReplicas") or 0, status.get("availableReplicas") or 0)
+    if seen and updated >= replicas:
+        return Health(status="ready")
+    for pod in pods:
+        for container in (pod.get("status") or {}).get("containerStatuses") or []:
+            waiting = (container.get("state") or {}).get("waiting") or {}
+            if waiting.get("reason") in _HOPELESS:
+                detail = f"{pod['metadata']['name']}: {waiting['reason']}: "
+                return Health(status="failed", detail=detail + (waiting.get("message") or ""))
+    for condition in status.get("conditions") or []:
+        failed = condition["type"] == "ReplicaFailure" and condition["status"] == "True"
+        stuck = condition.get("reason") == "ProgressDeadlineExceeded"
+        if seen and (failed or stuck):
+            return Health(status="failed", detail=condition.get("message") or "")
+    return Health(status="starting", detail=f"{updated} of {replicas} pods available")
+
+
+class ConfigMapRecord:
+    """Record: a ConfigMap a release, a key an event; a Lease is the lock."""
+
+    def __init__(self, cluster: Cluster, target: Target) -> None:
+        self._cluster, self._target = cluster, target
+        self._labels = manifests.labels(target) | {"app.kubernetes.io/component": "release-record"}
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        holder = f"{socket.gethostname()}-{os.getpid()}"
+        name = self._target.release_account
+        _take(self._cluster, manifests.metadata(self._target, name), holder)
+        done = threading.Event()
+        renewal = threading.Thread(target=_renew, args=(self._cluster, name, holder, done))
+        renewal.start()
+        try:
+            yield
+        finally:
+            done.set()
+            renewal.join()
+            _hand_back(self._cluster, name, holder)
+
+    def lock(self) -> AbstractContextManager[None]:
+        return self._held()
+
+    def releases(self) -> list[list[ReleaseEvent]]:
+        found = [events_of(each) for each in self._cluster.list(_CONFIG_MAP, self._labels)]
+        return sorted((r for r in found if r), key=lambda r: (r[0].time, r[0].release))
+
+    def append(self, event: ReleaseEvent) -> None:
+        name = record_name(self._target.model, event.release)
+        key, text = f"{event.sequence:06d}", event.model_dump_json()
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": manifests.metadata(self._target, name) | {"labels": self._labels},
+            "data": {key: text},
+        }
+        if self._cluster.create(manifest):
+            return
+        present = ((self._cluster.get(_CONFIG_MAP, name) or {}).get("data") or {}).get(key)
+        if present is None:
+            self._cluster.merge(_CONFIG_MAP, name, {"data": {key: text}})
+        elif present != text:
+            raise UserError(f"ConfigMap {name}: {key} was written by another controller")
+
+
+def record_name(model: str, release: str) -> str:
+    """A ConfigMap's name for a release's: lower case, digits and hyphens."""
+    return f"{model}-release-" + re.sub(r"[^a-z0-9]+", "-", release.lower()).strip("-")
+
+
+def events_of(config_map: Manifest) -> list[ReleaseEvent]:
+    """The events of one record, oldest first.
+
+    Raises:
+        UserError: it was edited by hand.
+    """
+    from pydantic import ValidationError
+
+    name, data = config_map["metadata"]["name"], config_map.get("data") or {}
+    events = []
+    for number, key in enumerate(sorted(data)):
+        try:
+            events.append(ReleaseEvent.model_validate_json(data[key]))
+        except ValidationError:
+            raise UserError(f"ConfigMap {name}: {key} is no release event") from None
+        if events[-1].sequence != number:
+            raise UserError(f"ConfigMap {name}: event {number} is missing; a record is append-only")
+    return events
+
+
+def _take(cluster: Cluster, metadata: Manifest, holder: str) -> None:
+    """Raises: UserError: another controller holds the lease."""
+    lease = {"apiVersion": _LEASE[0], "kind": _LEASE[1], "metadata": metadata}
+    if cluster.create(lease | {"spec": _lease_spec(holder)}):
+        return
+    present = cluster.get(_LEASE, metadata["name"]) or lease
+    other = lease_holder(present, datetime.now(UTC))
+    if other is None and cluster.replace(present | {"spec": _lease_spec(holder)}):
+        return
+    raise UserError(
+        f"{other or 'another controller'} is releasing in namespace {cluster.namespace}; wait for "
+        f"it to end (a controller that died lets go after {_LEASE_S} s)"
+    )
+
+
+def _renew(cluster: Cluster, name: str, holder: str, done: threading.Event) -> None:
+    while not done.wait(_LEASE_S / 3):
+        try:
+            cluster.merge(_LEASE, name, {"spec": _lease_spec(holder)})
+        except UserError:
+            continue  # the next renewal comes before the lease ends
+
+
+def _hand_back(cluster: Cluster, name: str, holder: str) -> None:
+    present = cluster.get(_LEASE, name)
+    if present and present["spec"].get("holderIdentity") == holder:
+        cluster.replace(present | {"spec": {"holderIdentity": ""}})
+
+
+def _lease_spec(holder: str) -> Manifest:
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return {"holderIdentity": holder, "leaseDurationSeconds": _LEASE_S, "renewTime": now}
+
+
+def lease_holder(lease: Manifest, now: datetime) -> str | None:
+    """Who holds a lease; None if nobody does, or its holder has not renewed it."""
+    spec = lease.get("spec") or {}
+    if not spec.get("holderIdentity") or not spec.get("renewTime"):
+        return None
+    age = now - datetime.fromisoformat(spec["renewTime"])
+    return spec["holderIdentity"] if age.total_seconds() < _LEASE_S else None

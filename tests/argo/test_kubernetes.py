@@ -1,0 +1,232 @@
+"""The Kubernetes side: what it sends and how it reads the answers; all of it on a cluster."""
+
+import copy
+import os
+import sys
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from argo.schemas import check
+from support import run
+
+from modelyard.delivery import kubernetes, manifests
+from modelyard.delivery.manifests import Target
+from modelyard.delivery.policy import Kubernetes
+from modelyard.delivery.ports import Routes
+from modelyard.documents import ReleaseEvent, UserError
+
+TARGET = Target(
+    model="flight-delay",
+    environment="production",
+    namespace="flight-delay-production",
+    image="ghcr.io/acme/flight-delay",
+    version=2,
+    digest="sha256:" + "0" * 64,
+    host="flight-delay.example.com",
+    gateway="edge/public",
+    prometheus="http://prometheus.monitoring.svc:9090",
+)
+
+
+def event(sequence: int, **changes: Any) -> ReleaseEvent:
+    fields = {"time": 1.0, "release": "0001-v2", "candidate": 2, "stable": 1, "phase": "canary"}
+    return ReleaseEvent.model_validate(fields | {"weight": 5, "sequence": sequence} | changes)
+
+
+@pytest.mark.parametrize(
+    ("routes", "weights", "mirror"),
+    [
+        (Routes(stable=None, candidate=2, weight=100), {2: 100}, False),
+        (Routes(stable=1), {1: 100}, False),
+        (Routes(stable=1, candidate=2, mirror=True), {1: 100, 2: 0}, True),
+        (Routes(stable=1, candidate=2, weight=25), {1: 75, 2: 25}, False),
+        (Routes(stable=1, candidate=2, weight=100), {1: 0, 2: 100}, False),
+    ],
+)
+def test_route(routes: Routes, weights: dict[int, int], mirror: bool) -> None:
+    route = kubernetes.route_of(TARGET, routes)
+    check(route)
+    rule = route["spec"]["rules"][0]
+    given = {backend["name"]: backend["weight"] for backend in rule["backendRefs"]}
+    assert given == {TARGET.name(version): weight for version, weight in weights.items()}
+    assert ("filters" in rule) is mirror
+
+
+def test_only_the_desired_version_has_the_digest() -> None:
+    assert TARGET.image_of(2).endswith("@sha256:" + "0" * 64)
+    assert TARGET.image_of(1) == "ghcr.io/acme/flight-delay:1"
+
+
+ACCEPTED: dict[str, Any] = {
+    "metadata": {"generation": 3},
+    "status": {
+        "parents": [
+            {
+                "conditions": [
+                    {"type": "Accepted", "status": "True", "observedGeneration": 3},
+                    {"type": "ResolvedRefs", "status": "True", "observedGeneration": 3},
+                ]
+            }
+        ]
+    },
+}
+
+
+def test_route_is_live_when_the_gateway_says_so_of_this_generation() -> None:
+    assert kubernetes.route_problem(ACCEPTED) == ""
+    old = copy.deepcopy(ACCEPTED)
+    old["metadata"]["generation"] = 4
+    assert "has not seen" in kubernetes.route_problem(old)
+    unresolved = copy.deepcopy(ACCEPTED)
+    unresolved["status"]["parents"][0]["conditions"][1] |= {
+        "status": "False",
+        "reason": "BackendNotFound",
+    }
+    assert "BackendNotFound" in kubernetes.route_problem(unresolved)
+    assert kubernetes.route_problem({"metadata": {"generation": 1}}) == "no Gateway has taken it"
+    assert kubernetes.route_problem(None) == "no Gateway has taken it"
+
+
+def deployed(**status: Any) -> dict[str, Any]:
+    return {"metadata": {"generation": 1}, "status": {"observedGeneration": 1} | status}
+
+
+def waiting(reason: str) -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": "no such image"}}
+    return {"metadata": {"name": "pod"}, "status": {"containerStatuses": [{"state": state}]}}
+
+
+STUCK = {
+    "type": "Progressing",
+    "status": "False",
+    "reason": "ProgressDeadlineExceeded",
+    "message": "too long",
+}
+
+
+@pytest.mark.parametrize(
+    ("deployment", "pods", "status"),
+    [
+        (None, [], "absent"),
+        (deployed(), [], "starting"),
+        (deployed(updatedReplicas=2, availableReplicas=1), [], "starting"),
+        (deployed(updatedReplicas=2, availableReplicas=2), [], "ready"),
+        (deployed(updatedReplicas=2, availableReplicas=2, observedGeneration=0), [], "starting"),
+        (deployed(), [waiting("ContainerCreating")], "starting"),
+        (deployed(), [waiting("ImagePullBackOff")], "failed"),
+        (deployed(availableReplicas=1), [waiting("CrashLoopBackOff")], "failed"),
+        (deployed(conditions=[STUCK]), [], "failed"),
+    ],
+)
+def test_health(deployment: dict[str, Any] | None, pods: list[Any], status: str) -> None:
+    assert kubernetes.health_of(deployment, pods, replicas=2).status == status
+
+
+def test_record_of_a_config_map() -> None:
+    data = {f"{n:06d}": event(n).model_dump_json() for n in (0, 1, 2)}
+    record: dict[str, Any] = {"metadata": {"name": "flight-delay-release-0001-v2"}, "data": data}
+    assert [each.sequence for each in kubernetes.events_of(record)] == [0, 1, 2]
+    del data["000001"]
+    with pytest.raises(UserError, match="event 1 is missing"):
+        kubernetes.events_of(record)
+    data["000001"] = "{}"
+    with pytest.raises(UserError, match="000001 is no release event"):
+        kubernetes.events_of(record)
+
+
+def test_record_name_is_a_kubernetes_name() -> None:
+    name = kubernetes.record_name("flight-delay", "2026-01-02T03:04:05Z_v2")
+    assert name == "flight-delay-release-2026-01-02t03-04-05z-v2"
+
+
+def test_a_lease_ends_when_it_is_not_renewed() -> None:
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    held = {"spec": {"holderIdentity": "pod-1", "renewTime": "2026-01-02T00:00:00.000000Z"}}
+    assert kubernetes.lease_holder(held, now) == "pod-1"
+    assert kubernetes.lease_holder(held, now + timedelta(minutes=2)) is None
+    assert kubernetes.lease_holder({"spec": {"holderIdentity": ""}}, now) is None
+
+
+def test_predictions_gate_is_refused() -> None:
+    environment = Kubernetes(platform="kubernetes", namespace="p", host="a.example.com")
+    with pytest.raises(UserError, match="environments.production: the predictions gate"):
+        kubernetes.kubernetes_ports(TARGET, environment)
+
+
+def test_no_cluster(tmp_path: Path) -> None:
+    """In a process of its own: the client reads KUBECONFIG once."""
+    code = "from modelyard.delivery.kubernetes import Cluster; Cluster('default')"
+    printed = run(sys.executable, "-c", code, cwd=tmp_path, check=False, KUBECONFIG="none")
+    assert "UserError: no cluster: " in printed, printed
+
+
+needs_cluster = pytest.mark.skipif(
+    "KUBECONFIG" not in os.environ, reason="needs a cluster: set KUBECONFIG"
+)
+
+
+@pytest.fixture
+def cluster() -> Any:
+    """A namespace of its own on the cluster of KUBECONFIG."""
+    from kubernetes import client, config
+
+    config.load_kube_config()
+    name = f"modelyard-test-{uuid.uuid4().hex[:8]}"
+    core = client.CoreV1Api()
+    core.create_namespace({"metadata": {"name": name}})
+    yield kubernetes.Cluster(name)
+    core.delete_namespace(name)
+
+
+@needs_cluster
+def test_record_and_lock_on_a_cluster(cluster: kubernetes.Cluster) -> None:
+    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    with record.lock():
+        for _ in range(2):  # a step that is run again
+            for number in (0, 1):
+                record.append(event(number))
+        with pytest.raises(UserError, match="is releasing in namespace"), record.lock():
+            pass
+    with record.lock():
+        pass
+    assert [[each.sequence for each in release] for release in record.releases()] == [[0, 1]]
+    with pytest.raises(UserError, match="written by another controller"):
+        record.append(event(1, weight=25))
+
+
+@needs_cluster
+def test_versions_on_a_cluster(cluster: kubernetes.Cluster) -> None:
+    runtime = kubernetes.DeploymentRuntime(cluster, _in(cluster))
+    with pytest.raises(UserError, match="has no ServiceAccount"):
+        runtime.check(2)
+    cluster.apply(manifests.service_account(_in(cluster), "flight-delay", token=False))
+    runtime.check(2)
+    assert runtime.health(2).status == "absent"
+    for _ in range(2):
+        runtime.deploy(2)
+    assert runtime.versions() == {2}
+    end = time.monotonic() + 120
+    while (health := runtime.health(2)).status != "failed":  # there is no such image
+        assert time.monotonic() < end, health
+        time.sleep(1)
+    for _ in range(2):
+        runtime.stop(2)
+    assert runtime.versions() == set()
+
+
+def _in(cluster: kubernetes.Cluster) -> Target:
+    return Target(
+        model="flight-delay",
+        environment="test",
+        namespace=cluster.namespace,
+        image="registry.invalid/flight-delay",
+        version=2,
+        host="flight-delay.example.com",
+        gateway="edge/public",
+        prometheus="http://prometheus.monitoring.svc:9090",
+        replicas=1,
+    )
