@@ -126,21 +126,28 @@ def test_health(deployment: dict[str, Any] | None, pods: list[Any], status: str)
     assert kubernetes.health_of(deployment, pods, replicas=2).status == status
 
 
-def test_record_of_a_config_map() -> None:
-    data = {f"{n:06d}": event(n).model_dump_json() for n in (0, 1, 2)}
-    record: dict[str, Any] = {"metadata": {"name": "flight-delay-release-0001-v2"}, "data": data}
-    assert [each.sequence for each in kubernetes.events_of(record)] == [0, 1, 2]
-    del data["000001"]
-    with pytest.raises(UserError, match="event 1 is missing"):
-        kubernetes.events_of(record)
-    data["000001"] = "{}"
-    with pytest.raises(UserError, match="000001 is no release event"):
-        kubernetes.events_of(record)
+def test_record_of_config_maps() -> None:
+    events = [event(n) for n in range(300)]
+    maps: dict[str, dict[str, Any]] = {}
+    for each in events:
+        name = kubernetes.record_name("flight-delay", each)
+        found = maps.setdefault(name, {"metadata": {"name": name}, "data": {}})
+        found["data"][f"{each.sequence:06d}"] = each.model_dump_json()
+    assert list(maps) == ["flight-delay-release-0001-v2-0", "flight-delay-release-0001-v2-1"]
+    assert kubernetes.releases_of([*maps.values()][::-1]) == [events]
+
+    last = [*maps.values()][-1]["data"]
+    del last["000250"]
+    with pytest.raises(UserError, match="release 0001-v2: event 250 is missing"):
+        kubernetes.releases_of([*maps.values()])
+    last["000250"] = "{}"
+    with pytest.raises(UserError, match="000250 is no release event"):
+        kubernetes.releases_of([*maps.values()])
 
 
 def test_record_name_is_a_kubernetes_name() -> None:
-    name = kubernetes.record_name("flight-delay", "2026-01-02T03:04:05Z_v2")
-    assert name == "flight-delay-release-2026-01-02t03-04-05z-v2"
+    name = kubernetes.record_name("flight-delay", event(0, release="2026-01-02T03:04:05Z_v2"))
+    assert name == "flight-delay-release-2026-01-02t03-04-05z-v2-0"
 
 
 def test_a_lease_ends_when_it_is_not_renewed() -> None:

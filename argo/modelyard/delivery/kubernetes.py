@@ -1,4 +1,4 @@
-"""The Kubernetes side of the ports: Gateway API, Deployments, a ConfigMap a release.
+"""The Kubernetes side of the ports: Gateway API, Deployments, ConfigMaps as the record.
 
 Every change is a server-side apply of what `manifests` renders, so a step that is run
 again changes nothing. What is read is judged by plain functions of the objects.
@@ -26,6 +26,7 @@ _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 _DEPLOYMENT = ("apps/v1", "Deployment")
 _CONFIG_MAP = ("v1", "ConfigMap")
 _LEASE = ("coordination.k8s.io/v1", "Lease")
+_EVENTS_A_MAP = 200
 _LEASE_S = 60
 _LIVE_S = 60  # within which a Gateway takes a route over
 
@@ -310,7 +311,7 @@ def health_of(deployment: Manifest | None, pods: list[Manifest], replicas: int) 
 
 
 class ConfigMapRecord:
-    """Record: a ConfigMap a release, a key an event; a Lease is the lock."""
+    """Record: a key an event, in ConfigMaps of a few hundred; a Lease is the lock."""
 
     def __init__(self, cluster: Cluster, target: Target) -> None:
         self._cluster, self._target = cluster, target
@@ -335,11 +336,10 @@ class ConfigMapRecord:
         return self._held()
 
     def releases(self) -> list[list[ReleaseEvent]]:
-        found = [events_of(each) for each in self._cluster.list(_CONFIG_MAP, self._labels)]
-        return sorted((r for r in found if r), key=lambda r: (r[0].time, r[0].release))
+        return releases_of(self._cluster.list(_CONFIG_MAP, self._labels))
 
     def append(self, event: ReleaseEvent) -> None:
-        name = record_name(self._target.model, event.release)
+        name = record_name(self._target.model, event)
         key, text = f"{event.sequence:06d}", event.model_dump_json()
         manifest = {
             "apiVersion": "v1",
@@ -356,29 +356,38 @@ class ConfigMapRecord:
             raise UserError(f"ConfigMap {name}: {key} was written by another controller")
 
 
-def record_name(model: str, release: str) -> str:
-    """A ConfigMap's name for a release's: lower case, digits and hyphens."""
-    return f"{model}-release-" + re.sub(r"[^a-z0-9]+", "-", release.lower()).strip("-")
+def record_name(model: str, event: ReleaseEvent) -> str:
+    """Of the ConfigMap that holds an event; one of them may have 1 MiB at most."""
+    release = re.sub(r"[^a-z0-9]+", "-", event.release.lower()).strip("-")
+    return f"{model}-release-{release}-{event.sequence // _EVENTS_A_MAP}"
 
 
-def events_of(config_map: Manifest) -> list[ReleaseEvent]:
-    """The events of one record, oldest first.
+def releases_of(config_maps: list[Manifest]) -> list[list[ReleaseEvent]]:
+    """The events of all releases, oldest release first.
 
     Raises:
-        UserError: it was edited by hand.
+        UserError: a record was edited by hand.
     """
     from pydantic import ValidationError
 
-    name, data = config_map["metadata"]["name"], config_map.get("data") or {}
-    events = []
-    for number, key in enumerate(sorted(data)):
-        try:
-            events.append(ReleaseEvent.model_validate_json(data[key]))
-        except ValidationError:
-            raise UserError(f"ConfigMap {name}: {key} is no release event") from None
-        if events[-1].sequence != number:
-            raise UserError(f"ConfigMap {name}: event {number} is missing; a record is append-only")
-    return events
+    found: dict[str, list[ReleaseEvent]] = {}
+    for each in config_maps:
+        for key, text in (each.get("data") or {}).items():
+            try:
+                event = ReleaseEvent.model_validate_json(text)
+            except ValidationError:
+                where = f"ConfigMap {each['metadata']['name']}"
+                raise UserError(f"{where}: {key} is no release event") from None
+            found.setdefault(event.release, []).append(event)
+    for release, events in found.items():
+        events.sort(key=lambda event: event.sequence)
+        missing = set(range(events[-1].sequence)) - {event.sequence for event in events}
+        if missing:
+            raise UserError(
+                f"release {release}: event {min(missing)} is missing from its ConfigMaps; "
+                "a record is append-only: restore it, or delete all of the release's ConfigMaps"
+            )
+    return sorted(found.values(), key=lambda events: (events[0].time, events[0].release))
 
 
 def _take(cluster: Cluster, metadata: Manifest, holder: str) -> None:
