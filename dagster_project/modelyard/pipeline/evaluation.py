@@ -88,8 +88,11 @@ def check(
         if bad:
             raise UserError(
                 f"the {name} of {bad} of {len(target)} test rows is missing or not finite; "
-                + ("let the contract refuse such rows" if name == "target"
-                   else "look at the training loss and at the network's inputs")
+                + (
+                    "let the contract refuse such rows"
+                    if name == "target"
+                    else "look at the training loss and at the network's inputs"
+                )
             )
     if task == "regression":
         return target.astype(np.float64), score
@@ -99,15 +102,19 @@ def check(
             "the exported network must return probabilities"
         )
     if task == "multiclass" and np.abs(score.sum(axis=1) - 1).max() > 1e-3:
-        raise UserError("the probabilities of a row do not sum to 1; "
-                        "the exported network must end in a softmax")
+        raise UserError(
+            "the probabilities of a row do not sum to 1; the exported network must end in a softmax"
+        )
     if not np.isin(target, np.arange(width)).all():
-        raise UserError(f"the target has values other than 0 … {width - 1}; "
-                        "give the index of the class")
+        raise UserError(
+            f"the target has values other than 0 … {width - 1}; give the index of the class"
+        )
     target = target.astype(np.int64)
     empty = np.flatnonzero(np.bincount(target, minlength=width) == 0)
     if len(empty):
         names = ", ".join(classes[k] if classes else str(k) for k in empty)
-        raise UserError(f"the test set has no row of class {names}; "
-                        "choose a longer test period, or another definition of the target")
+        raise UserError(
+            f"the test set has no row of class {names}; "
+            "choose a longer test period, or another definition of the target"
+        )
     return target, score

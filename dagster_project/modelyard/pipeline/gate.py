@@ -118,8 +118,14 @@ def compare(
     metric, higher = _metric(task, policy)
 
     def result(passed: bool, reason: str, **found) -> GateResult:
-        return GateResult(passed=passed, reason=reason, metric=metric, higher_is_better=higher,
-                          policy=policy, **found)
+        return GateResult(
+            passed=passed,
+            reason=reason,
+            metric=metric,
+            higher_is_better=higher,
+            policy=policy,
+            **found,
+        )
 
     try:
         target, challenger = check(task, target, challenger_score, classes)
@@ -131,21 +137,31 @@ def compare(
         target, champion = check(task, target, champion_score, classes)
     except UserError as error:
         return result(False, f"the champion cannot be compared with: {error}")
-    groups = list(_groups(slices, len(target)))
+    parts = list(groups(slices, len(target)))
 
     overall = _difference(metric, task, target, champion, challenger, policy, 1)
     if overall is None:
-        return result(False, f"{len(target)} test rows are too few to compare by {metric}; "
-                             "choose a longer test period")
-    large = {name for name, rows in groups if len(rows) >= policy.minimum_rows}
+        return result(
+            False,
+            f"{len(target)} test rows are too few to compare by {metric}; "
+            "choose a longer test period",
+        )
+    large = {name for name, rows in parts if len(rows) >= policy.minimum_rows}
     judged = []
-    for name, rows in groups:
+    for name, rows in parts:
         found = None
         if name in large:
-            found = _difference(metric, task, target[rows], champion[rows], challenger[rows],
-                                policy, len(large))
-        judged.append(SliceResult(name=name, rows=len(rows), comparison=found,
-                                  verdict=_verdict(found, higher, policy.slice_margin)))
+            found = _difference(
+                metric, task, target[rows], champion[rows], challenger[rows], policy, len(large)
+            )
+        judged.append(
+            SliceResult(
+                name=name,
+                rows=len(rows),
+                comparison=found,
+                verdict=_verdict(found, higher, policy.slice_margin),
+            )
+        )
 
     worse = [s for s in judged if s.verdict == "worse"]
     gain = overall.low if higher else -overall.high
@@ -164,12 +180,13 @@ def _metric(task: Task, policy: GatePolicy) -> tuple[str, bool]:
     }[task]
     metric = policy.metric or PRIMARY[task][0]
     if metric not in known:
-        raise UserError(f"gate: metric: a {task} model has no {metric!r}; "
-                        f"choose one of {', '.join(known)}")
+        raise UserError(
+            f"gate: metric: a {task} model has no {metric!r}; choose one of {', '.join(known)}"
+        )
     return metric, known[metric]
 
 
-def _groups(slices: dict[str, np.ndarray], rows: int) -> Iterator[tuple[str, np.ndarray]]:
+def groups(slices: dict[str, np.ndarray], rows: int) -> Iterator[tuple[str, np.ndarray]]:
     """(`column=value`, the indices of its rows), sorted by name."""
     for column, values in sorted(slices.items()):
         labels = np.array([_label(v) for v in np.asarray(values).tolist()], dtype=str)
@@ -190,8 +207,13 @@ def _label(value: object) -> str:
 
 
 def _difference(
-    metric: str, task: Task, target: np.ndarray, champion: np.ndarray, challenger: np.ndarray,
-    policy: GatePolicy, tests: int,
+    metric: str,
+    task: Task,
+    target: np.ndarray,
+    champion: np.ndarray,
+    challenger: np.ndarray,
+    policy: GatePolicy,
+    tests: int,
 ) -> Comparison | None:
     """The paired bootstrap on some rows; None where they are too few.
 
@@ -211,8 +233,14 @@ def _difference(
     tail = (1 - policy.confidence) / 2 / tests
     reach = NormalDist().inv_cdf(1 - tail) * error
     difference = after - before
-    return Comparison(rows=len(target), challenger=after, champion=before, difference=difference,
-                      low=difference - reach, high=difference + reach)
+    return Comparison(
+        rows=len(target),
+        challenger=after,
+        champion=before,
+        difference=difference,
+        low=difference - reach,
+        high=difference + reach,
+    )
 
 
 def _draws(strata: np.ndarray, resamples: int) -> Iterator[np.ndarray]:
@@ -242,8 +270,11 @@ def _statistic(metric: str, task: Task, target: np.ndarray, score: np.ndarray) -
         return _mean((score - target) ** 2)
     if metric == "accuracy":
         return _mean((score.argmax(axis=1) == target).astype(np.float64))
-    likelihood = score[np.arange(len(target)), target] if score.ndim == 2 else np.where(
-        target == 1, score, 1 - score)
+    likelihood = (
+        score[np.arange(len(target)), target]
+        if score.ndim == 2
+        else np.where(target == 1, score, 1 - score)
+    )
     return _mean(-np.log(np.maximum(likelihood, np.finfo(np.float64).eps)))
 
 
@@ -293,8 +324,10 @@ def _overall_reason(metric: str, c: Comparison, passed: bool, policy: GatePolicy
 def _slice_reason(s: SliceResult) -> str:
     assert s.comparison is not None
     c = s.comparison
-    return (f"{s.name} ({s.rows} rows): {_number(c.difference, '+')}, corrected interval "
-            f"[{_number(c.low, '+')}, {_number(c.high, '+')}]")
+    return (
+        f"{s.name} ({s.rows} rows): {_number(c.difference, '+')}, corrected interval "
+        f"[{_number(c.low, '+')}, {_number(c.high, '+')}]"
+    )
 
 
 def _number(value: float, sign: str = "") -> str:
