@@ -1,0 +1,84 @@
+"""The release template as a sequence of commands: order, retries, the exit handler."""
+
+from typing import Any
+
+import pytest
+import yaml
+from argo.interpreter import Interpreter
+from support import ROOT
+
+from modelyard.delivery.policy import load_release
+
+MODEL = ROOT / "tests" / "argo" / "model"
+
+
+def walk(environment: str, codes: dict[str, list[int]]) -> tuple[Interpreter, list[list[str]], str]:
+    """Run the committed YAML with steps that exit as told (0 unless told otherwise)."""
+    commands: list[list[str]] = []
+
+    def execute(command: list[str], files: dict[str, str]) -> int:
+        commands.append(command)
+        assert files["/modelyard/pyproject.toml"] == (MODEL / "pyproject.toml").read_text()
+        policy = MODEL / "argo" / "release.yaml"
+        assert files["/modelyard/argo/release.yaml"] == policy.read_text()
+        left = codes.get(command[3], [])
+        return left.pop(0) if left else 0
+
+    interpreter = Interpreter(template(), workflow(environment), execute)
+    return interpreter, commands, interpreter.run()
+
+
+def template() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "argo" / "manifests" / "release-template.yaml").read_text())
+
+
+def workflow(environment: str) -> dict[str, Any]:
+    folder = MODEL / "argo" / "manifests" / environment / "release"
+    return yaml.safe_load((folder / "workflow.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("environment", "weights"), [("staging", [50, 100]), ("production", [5, 25, 50, 100])]
+)
+def test_every_weight_has_a_node_in_order(environment: str, weights: list[int]) -> None:
+    interpreter, commands, status = walk(environment, {})
+    assert status == "Succeeded"
+    canary = [f"canary-{n}" for n in range(1, len(weights) + 1)]
+    names = [name for name, _ in interpreter.nodes]
+    assert names == ["preflight", "deploy", "shadow", *canary, "promote"]
+    given = [int(c[c.index("--weight") + 1]) for c in commands if "--weight" in c]
+    assert given == weights
+    for command in commands:
+        assert command[:3] == ["modelyard", "release", "step"]
+        options = dict(zip(command[4::2], command[5::2], strict=True))
+        assert options["--env"] == environment and options["--candidate"] == "2"
+
+
+@pytest.mark.parametrize("code", [2, 3])
+def test_a_decision_ends_the_walk_and_is_not_tried_again(code: int) -> None:
+    interpreter, _, status = walk("production", {"canary": [0, code]})
+    assert status == "Failed"
+    assert interpreter.nodes[-3:] == [("canary-1", 0), ("canary-2", code), ("rollback", 0)]
+
+
+def test_what_breaks_is_tried_again() -> None:
+    interpreter, _, status = walk("staging", {"deploy": [1, 137]})
+    assert status == "Succeeded"
+    assert interpreter.nodes[1:4] == [("deploy", 1), ("deploy", 137), ("deploy", 0)]
+
+
+@pytest.mark.parametrize("step", ["preflight", "deploy", "shadow", "promote"])
+def test_a_step_that_stays_broken_rolls_back(step: str) -> None:
+    interpreter, _, status = walk("staging", {step: [1] * 4})
+    assert status == "Failed"
+    assert interpreter.nodes[-5:] == [(step, 1)] * 4 + [("rollback", 0)]
+
+
+def test_the_policy_of_the_workflow_is_the_merged_one() -> None:
+    release = load_release(MODEL / "argo" / "release.yaml")
+    deadlines = {}
+    for name in ("staging", "production"):
+        parameters = workflow(name)["spec"]["arguments"]["parameters"]
+        deadlines[name] = {p["name"]: p["value"] for p in parameters}["deadline"]
+    longest = release.environments["production"].policy.canary.max_duration
+    assert int(deadlines["production"]) > longest > int(deadlines["staging"])
