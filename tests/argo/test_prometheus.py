@@ -1,11 +1,14 @@
 """Evidence from a real Prometheus that scrapes real exporters, one a version."""
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
@@ -78,6 +81,13 @@ def pods(ports: dict[str, int]) -> Iterator[dict[str, Pod]]:
 
 @pytest.fixture
 def url(tmp_path: Path, ports: dict[str, int]) -> Iterator[str]:
+    with server(tmp_path, ports) as address:
+        yield address
+
+
+@contextmanager
+def server(folder: Path, ports: dict[str, int]) -> Iterator[str]:
+    """A Prometheus that labels what it scrapes as the PodMonitor makes it do; its URL."""
     common = {"namespace": "production", "app_kubernetes_io_name": "flight-delay"}
     scraped = [
         {
@@ -88,26 +98,36 @@ def url(tmp_path: Path, ports: dict[str, int]) -> Iterator[str]:
     ]
     job = {"job_name": "pods", "honor_labels": True, "static_configs": scraped}
     seconds = {"scrape_interval": "200ms", "scrape_timeout": "200ms"}
-    config = tmp_path / "prometheus.yml"
+    config = folder / "prometheus.yml"
     config.write_text(yaml.safe_dump({"global": seconds, "scrape_configs": [job]}))
     address = f"127.0.0.1:{free_port()}"
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(
-            [
-                str(BINARY),
-                f"--config.file={config}",
-                f"--storage.tsdb.path={tmp_path / 'data'}",
-                f"--web.listen-address={address}",
-            ],
+    arguments = [
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+    ]
+    with running([str(BINARY), *arguments], folder):
+        until(lambda: httpx.get(f"http://{address}/-/ready").status_code == 200)
+        yield f"http://{address}"
+
+
+@contextmanager
+def running(command: list[str], folder: Path, **environment: str) -> Iterator[None]:
+    """A program and its children, ended at the end."""
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=log,
             stderr=log,
             start_new_session=True,
         )
     try:
-        until(lambda: httpx.get(f"http://{address}/-/ready").status_code == 200)
-        yield f"http://{address}"
+        yield
     finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(20)
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -163,6 +183,52 @@ def test_counts(pods: dict[str, Pod], ports: dict[str, int], url: str) -> None:
 
     until(gone)
     pods["2"] = Pod(ports["2"])
+
+
+SERVICE = """
+import bentoml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+
+@bentoml.service(name="flight-delay")
+class Service: ...
+
+
+async def predict(request: Request) -> Response:
+    return Response("", int(request.query_params["status"]))
+
+
+Service.mount_asgi_app(Starlette(routes=[Route("/predict", predict, methods=["POST"])]))
+"""
+
+
+def test_bentoml_counts_what_is_asked_for(tmp_path: Path) -> None:
+    """The names of BentoML's metrics are not ours: a real server, asked and scraped."""
+    serving, watching = tmp_path / "serving", tmp_path / "watching"
+    serving.mkdir(), watching.mkdir()
+    (serving / "service.py").write_text(SERVICE)
+    port = free_port()
+    bentoml = str(Path(sys.executable).with_name("bentoml"))
+    command = [bentoml, "serve", "service:Service", "--host", "127.0.0.1", "--port", str(port)]
+    home = {"BENTOML_HOME": str(serving / "home"), "BENTOML_DO_NOT_TRACK": "True"}
+    address, since = f"http://127.0.0.1:{port}", time.time()
+    with running(command, serving, **home), server(watching, {"1": port}) as url:
+        source = Prometheus(url, "flight-delay", "production")
+        until(lambda: httpx.get(f"{address}/readyz").status_code == 200)
+        for status in (200, 200, 200, 422, 500):
+            httpx.post(f"{address}/predict", params={"status": status})
+
+        def counted() -> bool:
+            arm = source.counts(Routes(stable=1), since).stable
+            return arm is not None and arm.requests == 5 and sum(arm.latency.values()) == 5
+
+        until(counted)
+        arm = source.counts(Routes(stable=1), since).stable
+        assert arm is not None and arm.failures == 2
+        assert min(arm.latency) == 5.0 and max(arm.latency) == float("inf")
 
 
 def test_a_version_that_is_not_scraped_is_no_evidence(url: str, pods: dict[str, Pod]) -> None:
