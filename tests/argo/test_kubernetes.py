@@ -91,8 +91,12 @@ def test_route_is_live_when_the_gateway_says_so_of_this_generation() -> None:
     assert kubernetes.route_problem(None) == "no Gateway has taken it"
 
 
-def deployed(**status: Any) -> dict[str, Any]:
-    return {"metadata": {"generation": 1}, "status": {"observedGeneration": 1} | status}
+def deployed(replicas: int = 2, **status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"generation": 1},
+        "spec": {"replicas": replicas},
+        "status": {"observedGeneration": 1} | status,
+    }
 
 
 def waiting(reason: str) -> dict[str, Any]:
@@ -116,6 +120,8 @@ STUCK = {
         (deployed(updatedReplicas=2, availableReplicas=1), [], "starting"),
         (deployed(updatedReplicas=2, availableReplicas=2), [], "ready"),
         (deployed(updatedReplicas=2, availableReplicas=2, observedGeneration=0), [], "starting"),
+        (deployed(1, updatedReplicas=1, availableReplicas=1), [], "ready"),
+        (deployed(0, updatedReplicas=0, availableReplicas=0), [], "starting"),
         (deployed(), [waiting("ContainerCreating")], "starting"),
         (deployed(), [waiting("ImagePullBackOff")], "failed"),
         (deployed(availableReplicas=1), [waiting("CrashLoopBackOff")], "failed"),

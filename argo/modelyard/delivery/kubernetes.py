@@ -288,10 +288,14 @@ class DeploymentRuntime:
 
 
 def health_of(deployment: Manifest | None, pods: list[Manifest], replicas: int) -> Health:
-    """A version is ready when `replicas` pods of its newest template are available."""
+    """A version is ready when `replicas` pods of its newest template are available.
+
+    Fewer will do where it was deployed by a policy that asks for fewer.
+    """
     if deployment is None:
         return Health(status="absent")
     status = deployment.get("status") or {}
+    replicas = max(1, min(replicas, deployment["spec"].get("replicas", replicas)))
     seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
     updated = min(status.get("updatedReplicas") or 0, status.get("availableReplicas") or 0)
     if seen and updated >= replicas:
