@@ -203,6 +203,11 @@ def test_render_check_names_what_is_stale(repo: Path) -> None:
     assert "flight-delay-v3" in stale.stderr
     assert "access.yaml" not in stale.stderr and "Traceback" not in stale.stderr
 
+    policy.write_text(policy.read_text().replace("version: 3", "version: 2"))
+    policy.write_text(policy.read_text().replace("replicas: 1", "replicas: 2"))
+    stale = render(repo, "--check")
+    assert "staging/release/autoscaler.yaml" in stale.stderr and "production" not in stale.stderr
+
     left = rendered / "production" / "release" / "old.yaml"
     left.write_text((rendered / "production" / "access.yaml").read_text())
     assert "old.yaml: not rendered any more" in render(repo, "--check").stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from modelyard.delivery import manifests
 from modelyard.delivery.manifests import Target, to_yaml
@@ -53,8 +54,7 @@ def render_environment(release: Release, text: str, name: str, model: str) -> di
     """Path below the environment's folder → YAML.
 
     Args:
-        text: of argo/release.yaml, which the workflow carries so that a release runs by the
-            policy that was merged.
+        text: of argo/release.yaml.
     """
     from modelyard.delivery.workflows import release_workflow
 
@@ -63,9 +63,20 @@ def render_environment(release: Release, text: str, name: str, model: str) -> di
     files = {path: to_yaml(objects, _HEADER) for path, objects in manifests.base(to).items()}
     for path, objects in manifests.released(to).items():
         files[f"release/{path}"] = to_yaml(objects, f"{_HEADER}\n{_RELEASED}")
-    workflow = release_workflow(to, policy, text)
+    workflow = release_workflow(to, policy, environment_text(text, name))
     files["release/workflow.yaml"] = to_yaml([workflow], f"{_HEADER}\n{_SUBMITTED}")
     return files
+
+
+def environment_text(text: str, name: str) -> str:
+    """argo/release.yaml as far as one environment goes.
+
+    The workflow carries it, so a release runs by the policy that was merged, and a change of
+    one environment makes no other environment's manifests stale.
+    """
+    document = yaml.safe_load(text)
+    document["environments"] = {name: document["environments"][name]}
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 def render(

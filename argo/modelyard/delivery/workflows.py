@@ -73,7 +73,9 @@ def release_template(delivery_image: str) -> "ClusterWorkflowTemplate":
             Parameter(name="model", description="[project] name of the model repo"),
             Parameter(name="environment", description="of argo/release.yaml"),
             Parameter(name="candidate", description="version to release"),
-            Parameter(name="policy", description="text of argo/release.yaml"),
+            Parameter(
+                name="policy", description="text of argo/release.yaml, with this environment"
+            ),
             Parameter(name="deadline", description="seconds that one step may take at most"),
             Parameter(name="delivery-image", value=delivery_image),
             *weights,
@@ -97,7 +99,7 @@ def release_workflow(target: Target, policy: Policy, text: str) -> Manifest:
     """The small object that starts the release of a target's desired version.
 
     Args:
-        text: of argo/release.yaml.
+        text: of argo/release.yaml, with this environment at least.
 
     Raises:
         UserError: the policy has more canary steps than the template has nodes.
