@@ -29,7 +29,7 @@ class Encoder:
     def __init__(self, signature: Signature) -> None:
         self._checks = {i.name: _check(i) for i in signature.inputs}
         self._numbers = [n.name for n in signature.numbers]
-        self._codes = [
+        self._codes: list[tuple[str, dict[Any, int]]] = [
             (c.name, {value: code for code, value in enumerate(c.values, start=1)})
             for c in signature.categories
         ]
@@ -66,8 +66,9 @@ class Encoder:
         missing = [name for name in self._checks if name not in row]
         unknown = [name for name in row if name not in self._checks]
         return [
-            RowError(index, n, "is missing (send null where it is not known)") for n in missing
-        ] + [RowError(index, n[:100], "is not an input of this model") for n in unknown]
+            *(RowError(index, n, "is missing (send null if it is not known)") for n in missing),
+            *(RowError(index, n[:100], "is not an input of this model") for n in unknown),
+        ]
 
 
 def _check(field: Input) -> Callable[[Any], str | None]:

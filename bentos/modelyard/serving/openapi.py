@@ -25,7 +25,7 @@ REFUSALS = {
 
 def components(signature: Signature, max_rows: int) -> dict[str, Any]:
     """The schemas `Row`, `PredictRequest`, `Prediction`, `PredictResponse` and `Error`."""
-    row = {
+    row: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
         "required": [i.name for i in signature.inputs],

@@ -30,13 +30,15 @@ from starlette.routing import Route
 
 from modelyard.documents import UserError
 from modelyard.serving import openapi
-from modelyard.serving.encoding import Row, RowError
+from modelyard.serving.encoding import Encoder, Row, RowError
 from modelyard.serving.model import Model, Prediction
 from modelyard.serving.package import Package, find_package
 from modelyard.serving.prediction_log import PredictionLog
 
 REQUIREMENTS = "requirements.txt"
 """beside service.py in a Bento; `modelyard.serving.build` writes it"""
+ENVIRONMENT = {"BENTOML_DO_NOT_TRACK": "True", "UV_TORCH_BACKEND": "cpu"}
+"""of the image; for a GPU, give another UV_TORCH_BACKEND (see uv's documentation)"""
 
 logger = logging.getLogger("bentoml.modelyard")
 
@@ -121,25 +123,27 @@ class ModelService:
     async def _answer_predict(self, request: Request) -> Response:
         request_id = _request_id(request)
         try:
-            if self.problem:
-                raise Refusal(503, f"not ready: {self.problem}")
-            rows = await self._rows(request)
-            predictions = self.predict(rows)
-            if inspect.isawaitable(predictions):
-                predictions = await predictions
-            scores = _scores(predictions, len(rows))
-            status, body = 200, {"predictions": predictions, "version": self.package.version}
+            return self._response(200, await self._predict(request, request_id), request_id)
         except Refusal as refusal:
-            status, body = refusal.status, _error(str(refusal), refusal.errors)
+            body = _error(str(refusal), refusal.errors)
+            return self._response(refusal.status, body, request_id)
         except Exception:
             logger.exception("request %s failed", request_id)
             text = f"the service failed; its log has the traceback under request {request_id}"
-            status, body = 500, _error(text)
-        if status == 200 and self._metrics:
-            self._metrics.observe(predictions)
-            if self._log:
-                self._log.put(request_id, rows, scores)
-        return self._response(status, body, request_id)
+            return self._response(500, _error(text), request_id)
+
+    async def _predict(self, request: Request, request_id: str) -> dict[str, Any]:
+        if self.model is None or self._metrics is None:
+            raise Refusal(503, f"not ready: {self.problem}")
+        rows = await self._rows(request, self.model.encoder)
+        predictions = self.predict(rows)
+        if inspect.isawaitable(predictions):
+            predictions = await predictions
+        scores = _scores(predictions, len(rows))
+        self._metrics.observe(predictions)
+        if self._log:
+            self._log.put(request_id, rows, scores)
+        return {"predictions": predictions, "version": self.package.version}
 
     async def _answer_model(self, request: Request) -> Response:
         package, request_id = self.package, _request_id(request)
@@ -156,7 +160,7 @@ class ModelService:
         }
         return self._response(200, body, request_id)
 
-    async def _rows(self, request: Request) -> list[Row]:
+    async def _rows(self, request: Request, encoder: Encoder) -> list[Row]:
         """The rows of a request, each of which fits the signature."""
         kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
         if kind != "application/json":
@@ -178,8 +182,7 @@ class ModelService:
             raise Refusal(422, "rows is empty: send at least one row")
         if len(rows) > self.max_rows:
             raise Refusal(413, f"{len(rows)} rows: send at most {self.max_rows} in one request")
-        assert self.model is not None
-        if errors := self.model.encoder.errors(rows):
+        if errors := encoder.errors(rows):
             raise Refusal(422, _summary(errors), errors)
         return rows
 
@@ -207,9 +210,10 @@ def service(
             inner.package = find_package(folder)
         except UserError as error:
             raise BentoMLException(str(error)) from None
-        defaults = {
+        defaults: dict[str, Any] = {
             "name": inner.package.manifest.name,
             "workers": 1,
+            "envs": [{"name": name, "value": value} for name, value in ENVIRONMENT.items()],
             # The prediction log and the metrics tell more, and cost less.
             "logging": {"access": {"enabled": False}},
         }
@@ -229,7 +233,7 @@ def service(
 
 
 class _Service(bentoml.Service):
-    """Adds the model's routes to BentoML's OpenAPI document, which has only those of `bentoml.api`."""
+    """Adds the model's routes to BentoML's OpenAPI document, which leaves out mounted apps."""
 
     @property
     def openapi_spec(self) -> Any:
@@ -260,7 +264,10 @@ def _image(image: Image | None, requirements: Path) -> Image | None:
     image = image or Image(python_version=f"{sys.version_info.major}.{sys.version_info.minor}")
     # The file is the whole closure, pinned: BentoML must not resolve it a second time.
     image.lock_python_packages = False
-    return image.requirements_file(str(requirements)).build_include("wheels")
+    # All of it comes as wheels: no compiler and no git, which BentoML would install first.
+    del image.commands[0]
+    image.distro = ""
+    return image.python_packages(*requirements.read_text().splitlines()).build_include("wheels")
 
 
 def _call(method: str) -> Callable[[Request], Any]:
