@@ -1,0 +1,95 @@
+"""Frames as the arrays that a network reads: the code of the signature, in one place."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import polars as pl
+
+from modelyard.documents import Signature, UserError
+
+CHUNK_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """numbers float32 [N, numbers], categories int64 [N, categories], target [N].
+
+    The target is float32 (binary, regression) or int64 (multiclass).
+    """
+
+    numbers: np.ndarray
+    categories: np.ndarray
+    target: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @classmethod
+    def mapped(cls, folder: Path) -> Self:
+        """Memory-mapped, so that ranks share one copy. Private: nothing writes through."""
+        names = ("numbers", "categories", "target")
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="c") for name in names))
+
+
+def encode(frame: pl.DataFrame, signature: Signature) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs as (numbers float32 [N, n], categories int64 [N, c]).
+
+    Missing numbers are NaN. The code of a category's `values[i]` is `i + 1`; 0 is for a
+    missing value and for one that is not listed.
+
+    Raises:
+        UserError: the frame lacks an input.
+    """
+    missing = [i.name for i in signature.inputs if i.name not in frame.columns]
+    if missing:
+        raise UserError(f"no column {', '.join(missing)}, which the model's signature asks for")
+    numbers = np.empty((len(frame), len(signature.numbers)), dtype=np.float32)
+    for column, given in enumerate(signature.numbers):
+        values = frame[given.name].cast(pl.Float32).fill_null(float("nan"))
+        numbers[:, column] = values.to_numpy()
+    categories = np.zeros((len(frame), len(signature.categories)), dtype=np.int64)
+    for column, given in enumerate(signature.categories):
+        codes = range(1, len(given.values) + 1)
+        text = frame[given.name].cast(pl.String)
+        coded = text.replace_strict(given.values, codes, default=0, return_dtype=pl.Int64)
+        categories[:, column] = coded.fill_null(0).to_numpy()
+    return numbers, categories
+
+
+def target(frame: pl.DataFrame, signature: Signature) -> np.ndarray:
+    """[N] float32: 0 or 1 (binary) or the value (regression); int64: the class's index."""
+    dtype = pl.Int64 if signature.task == "multiclass" else pl.Float32
+    return frame[signature.target].cast(dtype).to_numpy()
+
+
+def write_arrays(dataset: Path, signature: Signature, folder: Path) -> int:
+    """A Parquet dataset → three `.npy` files, chunk by chunk; returns the rows."""
+    folder.mkdir(parents=True)
+    rows = pl.scan_parquet(dataset).select(pl.len()).collect().item()
+    kind = np.int64 if signature.task == "multiclass" else np.float32
+    shapes = {
+        "numbers": (np.float32, (rows, len(signature.numbers))),
+        "categories": (np.int64, (rows, len(signature.categories))),
+        "target": (kind, (rows,)),
+    }
+    files = {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape=shape)
+        for name, (dtype, shape) in shapes.items()
+    }
+    start = 0
+    for frame in chunks(dataset):
+        end = start + len(frame)
+        files["numbers"][start:end], files["categories"][start:end] = encode(frame, signature)
+        files["target"][start:end] = target(frame, signature)
+        start = end
+    for file in files.values():
+        file.flush()
+    return rows
+
+
+def chunks(dataset: Path, rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
+    """A Parquet file piece by piece, so that memory does not grow with it."""
+    yield from pl.scan_parquet(dataset).collect_batches(chunk_size=rows, maintain_order=True)

@@ -1,0 +1,106 @@
+"""The freshly exported model against the one that serves: scores, metrics, the gate."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from modelyard.documents import Signature, UserError, stable_version, verify_package
+from modelyard.pipeline.evaluation import metrics
+from modelyard.pipeline.export import MODEL, read_target, score_dataset
+from modelyard.pipeline.frames import stored_hash
+from modelyard.pipeline.gate import GatePolicy, GateResult, compare
+from modelyard.pipeline.workspace import Workspace, replaced
+
+RESULT = "evaluation.json"
+SCORES = "scores.npy"
+
+
+class Evaluation(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metrics: dict[str, float]
+    """of the new model on the frozen test set"""
+    test_hash: str
+    rows: int
+    champion: int | None
+    """the version that it was compared with"""
+    gate: GateResult
+
+
+def evaluate(workspace: Workspace, signature: Signature, policy: GatePolicy) -> Evaluation:
+    """Score the frozen test set with `model.pt2` and hold it against the champion.
+
+    The champion is the stable version of the release records. Its package scores the same
+    rows again, so that both are compared in pairs, whatever test set it was made with.
+
+    Raises:
+        UserError: the champion's package is missing or changed, its target or classes are
+            others, or it needs inputs that the test set no longer has.
+    """
+    test = workspace.dataset("test")
+    target = read_target(test, signature)
+    score = score_dataset(workspace.evaluation / MODEL, signature, test)
+    champion = stable_version(workspace.releases)
+    old, note = (None, "") if champion is None else _champion(workspace, champion, signature, test)
+    columns = {name: _slice(test, name) for name in policy.slices}
+    gate = compare(signature.task, target, old, score, columns, policy, signature.classes)
+    found = Evaluation(
+        metrics=metrics(signature.task, target, score, signature.classes),
+        test_hash=stored_hash(test),
+        rows=len(target),
+        champion=champion,
+        gate=gate.model_copy(update={"reason": gate.reason + note}),
+    )
+    with replaced(workspace.evaluation / SCORES) as new:
+        with new.open("wb") as file:
+            np.save(file, score)
+    with replaced(workspace.evaluation / RESULT) as new:
+        new.write_text(found.model_dump_json(indent=1))
+    return found
+
+
+def read_evaluation(folder: Path) -> tuple[Evaluation, np.ndarray]:
+    """What `evaluate` found, and the new model's scores [N] or [N, classes]."""
+    return Evaluation.model_validate_json((folder / RESULT).read_bytes()), np.load(folder / SCORES)
+
+
+def _champion(
+    workspace: Workspace, version: int, signature: Signature, test: Path
+) -> tuple[np.ndarray, str]:
+    package = workspace.registered(version)
+    if not package.exists():
+        raise UserError(
+            f"the champion, version {version} (the stable one of {workspace.releases}), has no "
+            f"package in {package}; take it from the registry again: "
+            f"`python -m modelyard.pipeline.registry --fetch {version}`"
+        )
+    manifest, old, _ = verify_package(package)
+    if (old.task, old.target, old.classes) != (signature.task, signature.target, signature.classes):
+        raise UserError(
+            f"the champion, version {version}, predicts {old.target!r} {list(old.classes)}, the "
+            f"new model {signature.target!r} {list(signature.classes)}; two such models cannot "
+            "be compared: make a new model repo for a new target"
+        )
+    try:
+        score = score_dataset(package / MODEL, old, test)
+    except UserError as error:
+        raise UserError(
+            f"the champion, version {version}, cannot score the test set: {error}; "
+            "keep giving its inputs in features.py until it is replaced"
+        ) from None
+    same = manifest.test_hash == stored_hash(test)
+    return score, "" if same else (
+        f"; version {version} was made with another test set and scored this one again, "
+        "rows of which it may have learnt from"
+    )
+
+
+def _slice(test: Path, name: str) -> np.ndarray:
+    try:
+        return pl.read_parquet(test, columns=[name])[name].to_numpy()
+    except pl.exceptions.ColumnNotFoundError:
+        raise UserError(
+            f"config.yaml: gate.slices: the features have no column {name!r}"
+        ) from None

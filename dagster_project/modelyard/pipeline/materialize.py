@@ -1,0 +1,249 @@
+"""Runs a model repo's pipeline in this process: what `make train` calls.
+
+    python -m modelyard.pipeline.materialize [--partitions A...B] [--assets SELECTION]
+
+All partitions and all assets by default, as one Dagster run against the instance of
+DAGSTER_HOME, so that `make ui` shows it. A failure is one message; the run's log, with
+tracebacks, is in `.modelyard/logs/`.
+"""
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+import tomllib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelyard.documents import Manifest, UserError
+from modelyard.pipeline.workspace import Workspace, replaced
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+RESULT = "last_train.json"
+LOGS_KEPT = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m modelyard.pipeline.materialize",
+        description="Run the pipeline up to a registered model version.",
+    )
+    parser.add_argument("--partitions", metavar="A...B", help="months, such as 2013-01...2013-03")
+    parser.add_argument("--assets", default="*", help="Dagster asset selection (default: all)")
+    given = parser.parse_args(arguments)
+    workspace = Workspace(Path.cwd())
+    os.environ.setdefault("DAGSTER_HOME", str(workspace.root / ".dagster"))
+    try:
+        materialize(workspace, given.assets, given.partitions)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def materialize(workspace: Workspace, assets: str = "*", partitions: str | None = None) -> None:
+    """Run `assets` over `partitions` and print how it goes.
+
+    Raises:
+        UserError: a step or a blocking check failed; the message is the step's own.
+    """
+    started = time.monotonic()
+    _say("loading the pipeline")
+    import dagster as dg
+    from dagster_shared.utils.warnings import BetaWarning, PreviewWarning
+
+    for notice in (BetaWarning, PreviewWarning):  # versions are pinned: nothing to act on
+        warnings.filterwarnings("ignore", category=notice)
+    definitions = _definitions(workspace)
+    logs = workspace.state / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for old in sorted(logs.glob("*.log"))[:-LOGS_KEPT]:
+        old.unlink()
+    log = logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    watched = dg.Definitions.merge(definitions, dg.Definitions(loggers={"progress": _logger(log)}))
+    job = watched.resolve_implicit_global_asset_job_def()
+    chosen = _select(watched, assets)
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=chosen,
+            tags=_range(watched, chosen, partitions),
+            run_config={"loggers": {"progress": {}}},
+            raise_on_error=False,
+        )
+    message = _failure(result, log)
+    if message:
+        raise UserError(message)
+    _finish(workspace, result, time.monotonic() - started)
+
+
+def _definitions(workspace: Workspace) -> "dg.Definitions":
+    import dagster as dg
+
+    tool = tomllib.loads((workspace.root / "pyproject.toml").read_text()).get("tool", {})
+    try:
+        package = tool["dg"]["project"]["root_module"]
+    except KeyError:
+        raise UserError(
+            f"{workspace.root / 'pyproject.toml'} names no [tool.dg.project] root_module; "
+            "run this in the root of a model repo"
+        ) from None
+    loaded = importlib.import_module(f"{package}.definitions").defs
+    return loaded if isinstance(loaded, dg.Definitions) else loaded()
+
+
+def _select(definitions: "dg.Definitions", assets: str) -> "list[dg.AssetKey]":
+    import dagster as dg
+
+    graph = definitions.resolve_asset_graph()
+    try:
+        keys = dg.AssetSelection.from_string(assets).resolve(graph)
+    except Exception as error:  # of the selection's own parser
+        raise UserError(f"--assets {assets}: {str(error).splitlines()[0]}") from None
+    if not keys:
+        known = ", ".join(sorted(key.to_user_string() for key in graph.get_all_asset_keys()))
+        raise UserError(f"--assets {assets}: no such asset; there are {known}")
+    return list(keys)
+
+
+def _range(
+    definitions: "dg.Definitions", chosen: "list[dg.AssetKey]", partitions: str | None
+) -> dict[str, str]:
+    """The tags by which Dagster runs a range of partitions as one run."""
+    graph = definitions.resolve_asset_graph()
+    monthly = next((d for key in chosen if (d := graph.get(key).partitions_def)), None)
+    if monthly is None:
+        return {}
+    keys = monthly.get_partition_keys()
+    first, _, last = (partitions or f"{keys[0]}...{keys[-1]}").partition("...")
+    last = last or first
+    for key in (first, last):
+        if key not in keys:
+            raise UserError(
+                f"--partitions {partitions}: {key} is none of {keys[0]} to {keys[-1]}; "
+                "give A...B, or extend data.months in config.yaml"
+            )
+    if first > last:
+        raise UserError(f"--partitions {partitions}: {first} comes after {last}")
+    start, end = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+    return {start: first, end: last}
+
+
+def _logger(log: Path) -> "dg.LoggerDefinition":
+    import dagster as dg
+
+    @dg.logger
+    def progress(_: dg.InitLoggerContext) -> logging.Logger:
+        own = logging.Logger("modelyard.pipeline.materialize")
+        own.addHandler(_Progress())
+        file = logging.FileHandler(log)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        own.addHandler(file)
+        return own
+
+    return progress
+
+
+class _Progress(logging.Handler):
+    """One line a finished step, with its seconds and its summaries."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.summaries: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "dagster_event", None) or getattr(
+            record, "dagster_meta", {}
+        ).get("dagster_event")
+        if event is None:
+            return
+        step, kind = event.step_key, event.event_type_value
+        if kind == "STEP_START":
+            self.summaries = []
+            _say(f"{step} …")
+        elif kind == "ASSET_MATERIALIZATION":
+            materialization = event.step_materialization_data.materialization
+            name = materialization.asset_key.to_user_string()
+            text = materialization.metadata.get("summary")
+            if text and (name, text.value) not in self.summaries:
+                self.summaries.append((name, text.value))
+        elif kind == "ASSET_CHECK_EVALUATION":
+            check = event.asset_check_evaluation_data
+            self.summaries.append((check.check_name, check.description or ""))
+        elif kind == "STEP_SUCCESS":
+            seconds = event.step_success_data.duration_ms / 1000
+            for index, (name, text) in enumerate(self.summaries):
+                took = f"{seconds:5.1f} s" if not index else " " * 7
+                _say(f"{took}  {name:18}{text}")
+
+
+def _failure(result: Any, log: Path) -> str | None:
+    """What the first failed step or blocking check says; None after a success."""
+    for event in result.all_events:
+        if event.event_type_value == "ASSET_CHECK_EVALUATION":
+            check = event.asset_check_evaluation_data
+            if not check.passed and check.blocking:
+                return f"{check.asset_key.to_user_string()}: {check.check_name}: {check.description}"
+    for event in result.get_step_failure_events() if not result.success else []:
+        error = event.step_failure_data.error
+        while error is not None:
+            if error.cls_name == "UserError":
+                return error.message.partition(": ")[2].strip()
+            error, last = error.cause, error
+        return f"{event.step_key}: {last.message.strip()}\nThe traceback is in {log}"
+    return None if result.success else f"the run failed; see {log}"
+
+
+def _finish(workspace: Workspace, result: Any, seconds: float) -> None:
+    """The summary, and `.modelyard/last_train.json` when a version was registered."""
+    versions = [m for m in _materializations(result) if m.asset_key.path == ["model_version"]]
+    if not versions:
+        _say(f"done in {seconds:.0f} s")
+        return
+    version = versions[-1].metadata["version"].value
+    manifest = Manifest.model_validate_json(
+        (workspace.registered(version) / "manifest.json").read_bytes()
+    )
+    figures = {
+        "version": version,
+        "rows": manifest.rows["raw"],
+        "ranks": manifest.ranks,
+        "metrics": manifest.metrics,
+        "seconds": round(seconds, 1),
+    }
+    with replaced(workspace.state / RESULT) as new:
+        new.write_text(json.dumps(figures, indent=1) + "\n")
+    name, value = next(iter(manifest.metrics.items()))
+    shown = name.upper() if name == "auc" else name
+    test = manifest.configuration["split"]["test"]
+    months = f"{test['from']} to {test['to']}"
+    print(
+        f"test {shown} {value:.4g} on {manifest.rows['test']:,} rows of {months}; "
+        f"model version {version}; {seconds:.0f} s"
+    )
+
+
+def _materializations(result: Any) -> list[Any]:
+    return [
+        event.step_materialization_data.materialization
+        for event in result.all_events
+        if event.event_type_value == "ASSET_MATERIALIZATION"
+    ]
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

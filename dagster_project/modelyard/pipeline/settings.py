@@ -1,0 +1,100 @@
+"""`config.yaml` of a model repo, read strictly."""
+
+from typing import Annotated, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from modelyard.pipeline.gate import GatePolicy
+
+Month = Annotated[str, StringConstraints(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")]
+"""YYYY-MM"""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Months(Strict):
+    """A span of months, both ends included."""
+
+    first: Month = Field(alias="from")
+    last: Month = Field(alias="to")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.last < self.first:
+            raise ValueError(f"ends ({self.last}) before it begins ({self.first})")
+        return self
+
+    def __iter__(self):  # pyrefly: ignore[bad-override]
+        year, month = map(int, self.first.split("-"))
+        while (name := f"{year:04d}-{month:02d}") <= self.last:
+            yield name
+            year, month = (year + 1, 1) if month == 12 else (year, month + 1)
+
+    def __str__(self) -> str:
+        return self.first if self.first == self.last else f"{self.first} to {self.last}"
+
+
+class DataSettings(Strict):
+    source: str = ""
+    """folder of the source files; empty: what the data module brings along"""
+    months: Months
+    """the partitions"""
+    max_quarantined_share: float = Field(0.01, ge=0, le=1)
+    """of a partition's rows; above it the pipeline stops"""
+
+
+class SplitSettings(Strict):
+    """By time: a model is tried on months after those that it learnt from."""
+
+    train: Months
+    validation: Months
+    test: Months
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.train.last < self.validation.first <= self.validation.last < self.test.first:
+            raise ValueError(
+                f"train ({self.train}), validation ({self.validation}) and test ({self.test}) "
+                "must follow one another without overlap"
+            )
+        return self
+
+    def parts(self) -> dict[str, Months]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+class TrainingSettings(Strict):
+    """What every training loop has; a team adds its network's settings in a subclass."""
+
+    ranks: int = Field(2, ge=1, le=1024)
+    """processes of torchrun on one machine"""
+    epochs: int = Field(20, ge=1)
+    """at most"""
+    patience: int = Field(4, ge=1)
+    """epochs without a lower validation loss, then training stops"""
+    batch_rows: int = Field(8192, ge=1)
+    """per optimiser step, over all ranks"""
+    learning_rate: float = Field(0.003, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    seed: int = 0
+
+
+Training = TypeVar("Training", bound=TrainingSettings)
+
+
+class Settings(Strict, Generic[Training]):
+    data: DataSettings
+    split: SplitSettings
+    training: Training
+    gate: GatePolicy = GatePolicy()
+
+    @model_validator(mode="after")
+    def _split_within_data(self) -> Self:
+        for name, months in self.split.parts().items():
+            if months.first < self.data.months.first or months.last > self.data.months.last:
+                raise ValueError(
+                    f"split.{name} ({months}) lies outside of data.months ({self.data.months})"
+                )
+        return self

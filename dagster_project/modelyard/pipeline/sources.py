@@ -1,0 +1,91 @@
+"""Source files, read with clear words for what can be wrong with them."""
+
+import csv
+import gzip
+import importlib.util
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from modelyard.documents import UserError
+
+ENDINGS = (".csv", ".csv.gz", ".csv.zip")
+NULLS = ["", "NA"]
+
+
+def package_folder(name: str) -> Path:
+    """The folder of an installed package, without importing it.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(
+            f"the package {name}, which holds the data, is not installed; run `make setup`, "
+            "or name a folder in config.yaml: data.source"
+        )
+    return Path(found.submodule_search_locations[0])
+
+
+def find(folder: Path, name: str) -> Path:
+    """`name`.csv, .csv.gz or .csv.zip in a folder.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    there = [folder / f"{name}{end}" for end in ENDINGS if (folder / f"{name}{end}").exists()]
+    if not there:
+        expected = ", ".join(f"{name}{end}" for end in ENDINGS)
+        raise UserError(
+            f"{folder}: no source file {name} (looked for {expected}); put it there, or name "
+            "another folder in config.yaml: data.source"
+        )
+    if len(there) > 1:
+        raise UserError(f"{folder}: which one is meant, {there[0].name} or {there[1].name}?")
+    return there[0]
+
+
+def read_csv(path: Path, columns: Sequence[str], nulls: Sequence[str] = NULLS) -> pl.DataFrame:
+    """A CSV file (plain, gzip or zip) as text columns, in the given order.
+
+    Raises:
+        UserError: the file is cut short or no CSV, or lacks a column.
+    """
+    content = _content(path)
+    head, _, _ = content.partition(b"\n")
+    names = next(csv.reader([head.decode(errors="replace").strip()]), [])
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise UserError(
+            f"{path}: no column {', '.join(missing)}; it has {', '.join(names)}. "
+            "Mend the file, or the columns in defs/data.py"
+        )
+    last = content.rstrip(b"\r\n").rpartition(b"\n")[2].decode(errors="replace")
+    fields = len(next(csv.reader([last]), []))
+    if fields < len(names):
+        raise UserError(
+            f"{path}: cut short: its last row has {fields} of {len(names)} fields; "
+            "get the file again"
+        )
+    try:
+        return pl.read_csv(content, columns=list(columns), infer_schema=False,
+                           null_values=list(nulls)).select(columns)  # fmt: skip
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{path}: not a CSV file: {str(error).splitlines()[0]}") from None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as file:
+                return file.read()
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                return archive.read(archive.namelist()[0])
+        return path.read_bytes()
+    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, IndexError) as error:
+        raise UserError(f"{path}: cut short or damaged ({error}); get the file again") from None

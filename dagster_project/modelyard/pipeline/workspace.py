@@ -1,0 +1,108 @@
+"""Where a model repo keeps its local state."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The paths of a model repo; everything that a run writes lies under `.modelyard/`."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        return self.root / ".modelyard"
+
+    def partition(self, stage: str, month: str) -> Path:
+        """`stage` is raw, valid, quarantine or features; `month` is YYYY-MM."""
+        return self.state / "data" / stage / f"{month}.parquet"
+
+    def dataset(self, name: str) -> Path:
+        """`name` is train, validation, test or replay."""
+        return self.state / "data" / f"{name}.parquet"
+
+    @property
+    def training(self) -> Path:
+        """The work folder of torchrun: what the ranks read and write."""
+        return self.state / "training"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.state / "evaluation"
+
+    @property
+    def package(self) -> Path:
+        """The model package as last built."""
+        return self.state / "package"
+
+    def registered(self, version: int) -> Path:
+        """The package of a registered version; never changed once it is there."""
+        return self.state / "packages" / str(version)
+
+    @property
+    def releases(self) -> Path:
+        return self.state / "releases"
+
+    def project(self) -> dict[str, Any]:
+        """`[project]` of pyproject.toml."""
+        return tomllib.loads((self.root / "pyproject.toml").read_text())["project"]
+
+    def git_commit(self) -> str:
+        """HEAD, with `+dirty` where tracked files differ; `uncommitted` outside of git."""
+
+        def git(*arguments: str) -> str:
+            command = ["git", "-C", str(self.root), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True)
+            return done.stdout.strip() if done.returncode == 0 else ""
+
+        head = git("rev-parse", "HEAD")
+        dirty = git("status", "--porcelain", "--untracked-files=no")
+        return f"{head}{'+dirty' if dirty else ''}" if head else "uncommitted"
+
+    def template_version(self) -> str:
+        """The commit or tag of the template that the repo was made from."""
+        import yaml
+
+        answers = self.root / ".copier-answers.yml"
+        return str(yaml.safe_load(answers.read_text())["_commit"]) if answers.exists() else "none"
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    new.chmod(0o755)
+    try:
+        yield new
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            os.rename(path, old / path.name)
+            os.rename(new, path)
+            shutil.rmtree(old)
+        else:
+            os.rename(new, path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

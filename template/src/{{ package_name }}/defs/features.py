@@ -1,0 +1,47 @@
+"""valid → features, month by month; features → train, validation and frozen test set."""
+
+import dagster as dg
+
+from modelyard.pipeline import assets
+
+from ..features import SIGNATURE, features
+from ..settings import settings, workspace
+from .data import MONTHLY
+
+SETS = {
+    "train_set": "Rows of the training months.",
+    "validation_set": "Rows that stop the training; later than those of training.",
+    "test_set": "Rows of the frozen test months: what two models are compared on.",
+}
+
+
+@dg.asset(**MONTHLY, name="features", deps=["valid"], group_name="features", kinds={"polars"})
+def feature_partitions(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Inputs known before departure, and the target."""
+    return assets.make_features(context, workspace, features, SIGNATURE)
+
+
+@dg.multi_asset(
+    specs=[
+        *(
+            dg.AssetSpec(
+                name,
+                deps=[feature_partitions],
+                description=description,
+                group_name="features",
+                kinds={"parquet"},
+            )
+            for name, description in SETS.items()
+        ),
+        dg.AssetSpec(
+            "replay",
+            deps=["test_set"],
+            description="Held-out inputs that a release replays as traffic.",
+            group_name="features",
+            kinds={"parquet"},
+        ),
+    ],
+    backfill_policy=dg.BackfillPolicy.single_run(),
+)
+def split() -> assets.Results:
+    yield from assets.make_split(workspace, settings().split, SIGNATURE)

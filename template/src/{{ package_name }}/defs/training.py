@@ -1,0 +1,21 @@
+"""train and validation set → the best weights, by torchrun."""
+
+import dagster as dg
+
+from modelyard.pipeline import assets
+from modelyard.pipeline.launcher import TorchLauncher
+
+from ..features import SIGNATURE
+from ..settings import settings, workspace
+
+
+@dg.asset(
+    deps=["train_set", "validation_set"],
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    group_name="model",
+    kinds={"torch"},
+)
+def weights(context: dg.AssetExecutionContext, launcher: TorchLauncher) -> dg.MaterializeResult:
+    """The network's weights at its lowest validation loss (train.py)."""
+    module = f"{__package__.partition('.')[0]}.train"
+    return assets.train(context, launcher, module, workspace, settings().training, SIGNATURE)
