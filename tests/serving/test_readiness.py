@@ -1,0 +1,129 @@
+"""What keeps a server from getting ready, and how it says so."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from modelyard.documents import Manifest, UserError, write_manifest
+from modelyard.documents.signature import Task
+from modelyard.serving.model import Model
+from modelyard.serving.testing import serve
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+
+@pytest.fixture
+def copy(tmp_path: Path, package: Callable[[Task], Path]) -> Callable[[Task], Path]:
+    def of(task: Task) -> Path:
+        return Path(shutil.copytree(package(task), tmp_path / "packages" / "3"))
+
+    return of
+
+
+def sign_again(package: Path) -> None:
+    """A manifest for the files as they are now: damage that no hash shows."""
+    manifest = Manifest.model_validate_json((package / "manifest.json").read_bytes())
+    write_manifest(package, manifest)
+
+
+def plant_skew(package: Path, column: str, by: float) -> None:
+    path = package / "reference.parquet"
+    pl.read_parquet(path).with_columns(pl.col(column) + by).write_parquet(path)
+    sign_again(package)
+
+
+def test_a_skewed_package_never_gets_ready(copy: Callable[[Task], Path], service: Path) -> None:
+    """The process lives and says why; it takes no request."""
+    package = copy("binary")
+    plant_skew(package, "score", 0.01)
+    with serve(service, package, path="/livez") as running:
+        client = running.client
+        assert client.get("/readyz").status_code == 503
+        for answer in (client.get("/model"), client.post("/predict", json={"rows": [{}]})):
+            assert answer.status_code == 503
+            assert "training and serving differ" in answer.json()["error"]
+        assert "not ready, and will not be" in running.log
+        assert "Traceback" not in running.log
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "by"),
+    [("binary", "score", 0.0005), ("multiclass", "score_lost", 0.0005), ("regression", "score", 1)],
+)
+def test_the_self_check_sees_a_skew_of_each_task(
+    task: Task, column: str, by: float, copy: Callable[[Task], Path]
+) -> None:
+    package = copy(task)
+    Model(package)
+    plant_skew(package, column, by)
+    with pytest.raises(UserError, match="training and serving differ"):
+        Model(package)
+
+
+def test_a_category_table_in_another_order_is_a_skew(copy: Callable[[Task], Path]) -> None:
+    package = copy("binary")
+    path = package / "signature.json"
+    swapped = path.read_text().replace('"AA"', '"?"').replace('"UA"', '"AA"')
+    path.write_text(swapped.replace('"?"', '"UA"'))
+    sign_again(package)
+    with pytest.raises(UserError, match="self-check failed"):
+        Model(package)
+
+
+def test_scores_that_are_not_finite_fail_the_self_check(copy: Callable[[Task], Path]) -> None:
+    package = copy("regression")
+    plant_skew(package, "score", float("nan"))
+    with pytest.raises(UserError, match="self-check failed"):
+        Model(package)
+
+
+def test_a_reference_that_breaks_the_contract(copy: Callable[[Task], Path]) -> None:
+    package = copy("binary")
+    path = package / "reference.parquet"
+    pl.read_parquet(path).with_columns(hour=pl.lit(25)).write_parquet(path)
+    sign_again(package)
+    with pytest.raises(UserError, match="self-check failed: row 0: hour: must be at least 0"):
+        Model(package)
+
+
+@pytest.mark.parametrize("content", [b"not parquet", None])
+def test_a_reference_that_cannot_be_read(
+    content: bytes | None, copy: Callable[[Task], Path]
+) -> None:
+    package = copy("binary")
+    if content is None:
+        frame = pl.read_parquet(package / "reference.parquet")
+        frame.clear().write_parquet(package / "reference.parquet")
+    else:
+        (package / "reference.parquet").write_bytes(content)
+    sign_again(package)
+    with pytest.raises(UserError, match="self-check failed"):
+        Model(package)
+
+
+def test_a_graph_that_cannot_be_loaded(copy: Callable[[Task], Path]) -> None:
+    package = copy("binary")
+    (package / "model.pt2").write_bytes(b"nothing")
+    sign_again(package)
+    with pytest.raises(UserError, match="can't load model.pt2"):
+        Model(package)
+
+
+def test_a_changed_file_is_named(copy: Callable[[Task], Path]) -> None:
+    package = copy("binary")
+    with (package / "model.pt2").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match="model.pt2: changed"):
+        Model(package)
+
+
+def test_without_a_package_serving_ends_with_one_message(tmp_path: Path, service: Path) -> None:
+    (tmp_path / "bentos").mkdir()
+    alone = Path(shutil.copy(service, tmp_path / "bentos"))
+    with pytest.raises(RuntimeError) as ended, serve(alone):
+        pass
+    assert "no model package" in str(ended.value) and "make train" in str(ended.value)
+    assert "Traceback" not in str(ended.value)
