@@ -47,4 +47,5 @@ show make -s release || echo "(make release gave $?: rolled back)"
 step "What happened"
 show make -s report
 cp .modelyard/report.html "$demo/report.html"
-"$here/scripts/demo_summary.py" "$demo"
+.venv/bin/modelyard release status --json > "$demo/status.json"
+python "$here/scripts/demo_summary.py" "$demo"
