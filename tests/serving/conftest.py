@@ -1,5 +1,6 @@
 """Small model packages of each task, and a model repo around them."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -63,15 +64,17 @@ def server(package: Callable[[Task], Path]) -> Iterator[Callable[[Task], Server]
         yield of
 
 
-@pytest.fixture
-def repo(tmp_path: Path, package: Callable[[Task], Path]) -> Path:
-    """The files of a model repo that serving reads, with versions 1 and 2 registered."""
-    from shutil import copytree
+@pytest.fixture(scope="session")
+def make_repo(package: Callable[[Task], Path]) -> Callable[[Path], Path]:
+    """Folder → a model repo's files that serving reads, with versions 1 and 2 registered."""
 
-    root = tmp_path / "flight-delay"
-    (root / "bentos").mkdir(parents=True)
-    (root / "pyproject.toml").write_text('[project]\nname = "flight-delay"\nversion = "0.1.0"\n')
-    (root / "bentos" / "service.py").write_text(SERVICE.read_text())
-    for version in ("1", "2"):
-        copytree(package("binary"), root / ".modelyard" / "packages" / version)
-    return root
+    def make(root: Path) -> Path:
+        (root / "bentos").mkdir(parents=True)
+        project = '[project]\nname = "flight-delay"\nversion = "0.1.0"\n'
+        (root / "pyproject.toml").write_text(project)
+        shutil.copy(SERVICE, root / "bentos")
+        for version in ("1", "2"):
+            shutil.copytree(package("binary"), root / ".modelyard" / "packages" / version)
+        return root
+
+    return make

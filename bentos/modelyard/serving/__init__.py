@@ -7,6 +7,6 @@ not import torch: the process that supervises the workers needs none.
 
 from modelyard.serving.encoding import Row
 from modelyard.serving.model import Prediction
-from modelyard.serving.service import ModelService, service
+from modelyard.serving.app import ModelService, service
 
 __all__ = ["ModelService", "Prediction", "Row", "service"]

@@ -1,0 +1,248 @@
+"""A Bento from a registered version: by the real command, served from its own folder."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modelyard.documents import ReleaseEvent
+from modelyard.documents.signature import Task
+from modelyard.serving.testing import serve
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+ROW = {"distance": 1400.0, "hour": 17, "wind": 12.5, "carrier": "AA", "dest": "LAX"}
+
+
+def build(repo: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "modelyard.serving.build", *arguments],
+        cwd=repo,
+        env={k: v for k, v in os.environ.items() if k != "BENTOML_HOME"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def built(repo: Path, *arguments: str) -> Path:
+    """Build, and return the Bento's folder, which the last line of the output ends with."""
+    found = build(repo, *arguments)
+    assert found.returncode == 0, found.stderr
+    return Path(found.stdout.splitlines()[-1].rpartition(": ")[2])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def refused(repo: Path, *arguments: str) -> str:
+    """The one message of a build that fails and leaves the store as it was."""
+    store = repo / ".modelyard" / "bentoml" / "bentos"
+    before = contents(store) if store.is_dir() else {}
+    found = build(repo, *arguments)
+    assert found.returncode == 1 and found.stdout == ""
+    assert found.stderr.startswith("error: ") and "Traceback" not in found.stderr
+    assert (contents(store) if store.is_dir() else {}) == before
+    return found.stderr
+
+
+@pytest.fixture(scope="module")
+def bento(
+    tmp_path_factory: pytest.TempPathFactory, make_repo: Callable[[Path], Path]
+) -> Iterator[Path]:
+    """A Bento that is only looked at."""
+    yield built(make_repo(tmp_path_factory.mktemp("bento") / "flight-delay"))
+
+
+def test_the_latest_version_is_built_under_its_name(bento: Path) -> None:
+    described = yaml.safe_load((bento / "bento.yaml").read_text())
+    assert (described["name"], described["version"]) == ("flight-delay", "2")
+    assert described["image"]["python_version"] == f"3.{sys.version_info.minor}"
+    assert bento.parts[-5:] == (".modelyard", "bentoml", "bentos", "flight-delay", "2")
+
+
+def test_the_bento_holds_the_service_the_package_and_no_more(bento: Path) -> None:
+    source = bento / "src"
+    assert {p.name for p in source.iterdir()} == {
+        "README.md", "bentofile.yaml", "packages", "requirements.txt", "service.py", "wheels",
+    }  # fmt: skip
+    assert [p.name for p in (source / "packages").iterdir()] == ["2"]
+    assert not list(bento.rglob("pyproject.toml")) and not list(bento.rglob("*.pkl"))
+    schemas = yaml.safe_load((bento / "apis" / "openapi.yaml").read_text())["components"]["schemas"]
+    assert schemas["Row"]["properties"]["carrier"]["enum"] == ["AA", "B6", "UA"]
+
+
+def test_the_container_installs_the_serving_closure_pinned(bento: Path) -> None:
+    lines = (bento / "env" / "python" / "requirements.txt").read_text().split()
+    wheels = [line for line in lines if line.endswith(".whl")]
+    pins = dict(line.split("==") for line in lines if line not in wheels)
+    assert len(wheels) == 1 and (bento / "src" / wheels[0]).is_file()
+    assert {"bentoml", "numpy", "polars", "pydantic", "torch", "uvicorn"} <= pins.keys()
+    training = {"dagster", "mlflow", "pandera", "matplotlib", "scikit-learn", "hera", "typer"}
+    assert not training & pins.keys()
+    assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in pins.values())
+    constraints = Path(__file__).parents[2] / "constraints.txt"
+    for line in constraints.read_text().splitlines():
+        name, _, version = line.partition(" ;")[0].partition("==")
+        if name in pins and ";" not in line:
+            assert pins[name] == version
+
+
+def test_the_container_is_lean_and_runs_as_no_root(bento: Path) -> None:
+    dockerfile = (bento / "env" / "docker" / "Dockerfile").read_text()
+    assert re.search(r"^FROM python:3\.\d+-slim", dockerfile, re.M)
+    assert "build-essential" not in dockerfile and "apt-get" not in dockerfile
+    assert "USER bentoml" in dockerfile
+    assert "ARG UV_TORCH_BACKEND=cpu" in dockerfile
+    assert dockerfile.index("./src/wheels") < dockerfile.index("pip install -r")
+
+
+def test_the_wheel_installs_what_serves(bento: Path, tmp_path: Path) -> None:
+    """As the container would, but with no dependencies: into a folder of its own."""
+    (wheel,) = (bento / "src" / "wheels").iterdir()
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"modelyard/serving/app.py", "modelyard/documents/signature.py"} <= names
+    assert not [n for n in names if "pipeline" in n or "delivery" in n or n.endswith(".pyc")]
+    assert "modelyard/__init__.py" not in names
+    target = str(tmp_path / "site")
+    subprocess.run(
+        ["uv", "pip", "install", "-q", "--no-deps", "--no-index", "--target", target, str(wheel)],
+        check=True,
+        timeout=60,
+    )
+    code = "import modelyard.serving.app as s; print(s.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=target, capture_output=True, text=True, timeout=60
+    )
+    assert found.stdout.startswith(target), found.stderr
+
+
+def test_a_bento_serves_from_its_folder_and_knows_its_version(bento: Path) -> None:
+    with serve(bento) as running:
+        model = running.client.get("/model").json()
+        assert (model["name"], model["version"]) == ("flight-delay", 2)
+        answer = running.client.post("/predict", json={"rows": [ROW]})
+        assert answer.status_code == 200 and answer.headers["x-model-version"] == "2"
+        metrics = running.client.get("/metrics").text
+        assert 'modelyard_score_count{model="flight-delay",version="2"} 1.0' in metrics
+
+
+def test_two_bentos_serve_side_by_side(
+    make_repo: Callable[[Path], Path], tmp_path: Path, bento: Path
+) -> None:
+    """Each with a home of its own, so neither wipes the other's counters."""
+    other = built(make_repo(tmp_path / "flight-delay"), "--version", "1")
+    with serve(bento) as two, serve(other) as one:
+        for server, version, requests in ((two, 2, 3), (one, 1, 2)):
+            for _ in range(requests):
+                assert server.client.post("/predict", json={"rows": [ROW]}).status_code == 200
+            count = (
+                f'modelyard_score_count{{model="flight-delay",version="{version}"}} {requests}.0'
+            )
+            assert count in server.client.get("/metrics").text
+
+
+def test_the_same_content_is_built_once(make_repo: Callable[[Path], Path], tmp_path: Path) -> None:
+    repo = make_repo(tmp_path / "flight-delay")
+    first = built(repo)
+    before = contents(first)
+    (repo / "bentos" / "__pycache__").mkdir()
+    (repo / "bentos" / "__pycache__" / "service.pyc").write_bytes(b"x")
+    again = build(repo)
+    assert again.returncode == 0 and "built already" in again.stdout
+    assert contents(first) == before
+
+
+def test_a_changed_service_is_no_silent_rebuild(
+    make_repo: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """The same version with other content is refused; `--replace` is the way until a release."""
+    repo = make_repo(tmp_path / "flight-delay")
+    folder = built(repo)
+    with (repo / "bentos" / "service.py").open("a") as file:
+        file.write("# changed\n")
+    message = refused(repo)
+    assert "changed: service.py" in message
+    assert "make train" in message and "--version 2 --replace" in message
+    assert "# changed" in (built(repo, "--replace") / "src" / "service.py").read_text()
+
+    with (repo / "bentos" / "service.py").open("a") as file:
+        file.write("import nowhere\n")
+    assert "nowhere" in refused(repo, "--replace")  # the old Bento is put back
+    assert (folder / "bento.yaml").is_file()
+
+    event = ReleaseEvent(
+        time=1, release="r", sequence=0, candidate=2, stable=None, phase="preflight", weight=0
+    )
+    (repo / ".modelyard" / "releases").mkdir()
+    (repo / ".modelyard" / "releases" / "r.jsonl").write_text(event.model_dump_json() + "\n")
+    assert "was released" in refused(repo, "--replace")
+
+
+def test_a_teams_modules_and_requirements_come_along(
+    make_repo: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    repo = make_repo(tmp_path / "flight-delay")
+    (repo / "bentos" / "rules").mkdir()
+    (repo / "bentos" / "rules" / "late.py").write_text("LATE = 15\n")
+    with (repo / "bentos" / "service.py").open("a") as file:
+        file.write("from rules.late import LATE\n")
+    with (repo / "pyproject.toml").open("a") as file:
+        file.write('[project.optional-dependencies]\nserving = ["rich", "matplotlib>=3"]\n')
+    source = built(repo) / "src"
+    assert (source / "rules" / "late.py").is_file()
+    requirements = (source / "requirements.txt").read_text()
+    assert re.search(r"^matplotlib==", requirements, re.M)
+    assert re.search(r"^kiwisolver==", requirements, re.M)
+
+    with (repo / "pyproject.toml").open("a") as file:
+        file.write("more = []\n[tool.x]\n")
+    text = (repo / "pyproject.toml").read_text().replace("matplotlib>=3", "no-such-thing")
+    (repo / "pyproject.toml").write_text(text)
+    assert "no-such-thing is not installed" in refused(repo)
+
+
+def test_bad_input(make_repo: Callable[[Path], Path], tmp_path: Path) -> None:
+    repo = make_repo(tmp_path / "flight-delay")
+    packages = repo / ".modelyard" / "packages"
+    message = refused(repo, "--version", "7")
+    assert "version 7 is not registered" in message and "known: 1, 2" in message
+    assert "must be a number or latest" in refused(repo, "--version", "newest")
+
+    with (packages / "2" / "model.pt2").open("ab") as file:
+        file.write(b"x")
+    assert "model.pt2: changed" in refused(repo)
+
+    (repo / "bentos" / "service.py").rename(repo / "service.py")
+    assert "service.py: no such file" in refused(repo, "--version", "1")
+    (repo / "bentos" / "service.py").write_text("def broken(:\n")
+    assert "bentos/service.py" in refused(repo, "--version", "1")
+    (repo / "bentos" / "service.py").write_text("x = 1\n")
+    assert "bentos/service.py" in refused(repo, "--version", "1")
+
+    shutil.rmtree(packages)
+    assert "make train" in refused(repo)
+    (repo / "pyproject.toml").unlink()
+    assert "run this in a model repo" in refused(repo)
+
+
+def test_a_package_from_elsewhere(
+    make_repo: Callable[[Path], Path], tmp_path: Path, package: Callable[[Task], Path]
+) -> None:
+    repo = make_repo(tmp_path / "flight-delay")
+    shutil.copytree(package("regression"), tmp_path / "downloaded")
+    arguments = ("--package", str(tmp_path / "downloaded"))
+    assert "--version N" in refused(repo, *arguments)
+    folder = built(repo, *arguments, "--version", "9")
+    signature = json.loads((folder / "src" / "packages" / "9" / "signature.json").read_text())
+    assert folder.name == "9" and signature["task"] == "regression"
