@@ -49,11 +49,17 @@ def event(sequence: int, **changes: Any) -> ReleaseEvent:
 )
 def test_route(routes: Routes, weights: dict[int, int], mirror: bool) -> None:
     route = kubernetes.route_of(TARGET, routes)
+    assert route is not None
     check(route)
     rule = route["spec"]["rules"][0]
     given = {backend["name"]: backend["weight"] for backend in rule["backendRefs"]}
     assert given == {TARGET.name(version): weight for version, weight in weights.items()}
     assert ("filters" in rule) is mirror
+
+
+def test_no_route_to_nobody() -> None:
+    """Before the first release, and after it was rolled back."""
+    assert kubernetes.route_of(TARGET, Routes(stable=None)) is None
 
 
 def test_only_the_desired_version_has_the_digest() -> None:

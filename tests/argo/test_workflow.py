@@ -71,9 +71,9 @@ def test_what_breaks_is_tried_again() -> None:
 
 @pytest.mark.parametrize("step", ["preflight", "deploy", "shadow", "promote"])
 def test_a_step_that_stays_broken_rolls_back(step: str) -> None:
-    interpreter, _, status = walk("staging", {step: [1] * 4})
+    interpreter, _, status = walk("staging", {step: [1] * 6})
     assert status == "Failed"
-    assert interpreter.nodes[-5:] == [(step, 1)] * 4 + [("rollback", 0)]
+    assert interpreter.nodes[-7:] == [(step, 1)] * 6 + [("rollback", 0)]
 
 
 def test_the_policy_of_the_workflow_is_the_merged_one() -> None:

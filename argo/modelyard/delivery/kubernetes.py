@@ -200,7 +200,11 @@ class GatewayRouter:
         self._cluster, self._target = cluster, target
 
     def route(self, routes: Routes) -> None:
-        self._cluster.apply(route_of(self._target, routes))
+        route = route_of(self._target, routes)
+        if route is None:
+            self._cluster.delete(manifests.http_route(self._target, stable=0))
+            return
+        self._cluster.apply(route)
         end = time.monotonic() + _LIVE_S
         while problem := route_problem(self._cluster.get(_ROUTE, self._target.model)):
             if time.monotonic() > end:
@@ -211,23 +215,19 @@ class GatewayRouter:
             time.sleep(1)
 
 
-def route_of(target: Target, routes: Routes) -> Manifest:
-    """The HTTPRoute that makes `routes` live.
-
-    Raises:
-        ValueError: there is nobody to route to.
-    """
-    if routes.stable is None:
-        if routes.candidate is None:
-            raise ValueError("routes to nobody")
+def route_of(target: Target, routes: Routes) -> Manifest | None:
+    """The HTTPRoute that makes `routes` live; None where there is nobody to route to."""
+    if routes.stable is not None:
+        return manifests.http_route(
+            target,
+            stable=routes.stable,
+            candidate=routes.candidate,
+            weight=routes.weight,
+            mirror=routes.mirror,
+        )
+    if routes.candidate is not None and routes.weight:
         return manifests.http_route(target, stable=routes.candidate)
-    return manifests.http_route(
-        target,
-        stable=routes.stable,
-        candidate=routes.candidate,
-        weight=routes.weight,
-        mirror=routes.mirror,
-    )
+    return None
 
 
 def route_problem(route: Manifest | None) -> str:

@@ -163,7 +163,7 @@ def _exit_handler() -> "Steps":
 
 
 def _node(
-    name: str, arguments: list[str], inputs: Sequence[str] = (), retries: int = 3
+    name: str, arguments: list[str], inputs: Sequence[str] = (), retries: int = 5
 ) -> "Container":
     from hera.workflows import Container, EmptyDirVolume, Env, Parameter, Resources
     from hera.workflows.models import SecurityContext
@@ -230,7 +230,7 @@ def release_role() -> Manifest:
             _rule("apps", "deployments", [*made, "get", "list"]),
             _rule("", "services", made),
             _rule("autoscaling", "horizontalpodautoscalers", made),
-            _rule("gateway.networking.k8s.io", "httproutes", ["create", "get", "patch"]),
+            _rule("gateway.networking.k8s.io", "httproutes", [*made, "get"]),
             _rule("", "configmaps", ["create", "get", "list", "patch"]),  # the record
             _rule("coordination.k8s.io", "leases", ["create", "get", "patch", "update"]),
             _rule("", "pods", ["list"]),  # to say why a candidate does not get ready

@@ -1,0 +1,50 @@
+"""The commands in the templates are those of the real `modelyard`."""
+
+import re
+
+import click
+import pytest
+import typer.main
+from argo.test_workflow import walk
+
+from modelyard.delivery.cli import app
+
+
+def parse(command: list[str]) -> str:
+    """Parse as the entry point does, up to the call; the path of the command it would call.
+
+    Raises:
+        click.UsageError: the command line is refused.
+    """
+    assert command[0] == "modelyard"
+    found, rest = typer.main.get_command(app), command[1:]
+    context = found.make_context("modelyard", list(rest))
+    while isinstance(found, click.Group):
+        rest = [*context._protected_args, *context.args]
+        name, child, rest = found.resolve_command(context, rest)
+        assert child is not None
+        found, context = child, child.make_context(name, rest, parent=context)
+    return context.command_path
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_every_command_is_accepted(environment: str) -> None:
+    _, commands, _ = walk(environment, {"promote": [2]})  # with the exit handler's
+    assert {parse(command) for command in commands} == {"modelyard release step"}
+    assert {command[3] for command in commands} >= {"preflight", "canary", "promote", "rollback"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("--env", "--environment"),
+        ("--weight", "--share"),
+        ("preflight", "check"),
+        ("step", "steps"),
+    ],
+)
+def test_a_renamed_part_is_caught(old: str, new: str) -> None:
+    _, commands, _ = walk("staging", {})
+    with pytest.raises(click.UsageError, match=re.escape(new)):
+        for command in commands:
+            parse([new if part == old else part for part in command])

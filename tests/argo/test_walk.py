@@ -1,0 +1,125 @@
+"""The release template's own sequence of commands, carried out on the local platform."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import yaml
+from argo.interpreter import Interpreter
+from argo.test_workflow import template
+from delivery.conftest import Repo
+
+from modelyard.delivery.manifests import Target
+from modelyard.delivery.policy import load_release
+from modelyard.delivery.replay import Replay
+from modelyard.delivery.workflows import release_workflow
+
+pytestmark = pytest.mark.xdist_group("delivery")
+
+Attempt = Callable[[list[str]], int | None]
+"""(arguments) → an exit code in place of the step's, or None to run it"""
+
+
+def walk(repo: Repo, candidate: int, attempt: Attempt = lambda arguments: None) -> Interpreter:
+    """Submit the release of `candidate` to the interpreter, under replayed traffic."""
+
+    def execute(command: list[str], files: dict[str, str]) -> int:
+        for path, content in files.items():  # a pod has these files of the model repo only
+            (repo.folder / path.removeprefix("/modelyard/")).write_text(content)
+        code = attempt(command[1:])
+        return repo.modelyard(*command[1:]).returncode if code is None else code
+
+    with traffic(repo):
+        interpreter = Interpreter(template(), workflow(repo, candidate), execute)
+        interpreter.run()
+    return interpreter
+
+
+def workflow(repo: Repo, candidate: int) -> dict:
+    """The Workflow that would be submitted, with the local environment in place of a cluster."""
+    path = repo.folder / "argo" / "release.yaml"
+    release = load_release(path)
+    target = Target(
+        model="fixture",
+        environment="local",
+        namespace="local",
+        image=release.image,
+        version=candidate,
+        host="localhost",
+        gateway="local/local",
+        prometheus="http://localhost",
+    )
+    text = yaml.safe_dump(yaml.safe_load(path.read_text()))
+    return release_workflow(target, release.environments["local"].policy, text)
+
+
+@contextmanager
+def traffic(repo: Repo) -> Iterator[None]:
+    users = Replay(repo.url, [b'{"rows": [{"x": 0.%d}]}' % n for n in range(1, 98)], rate=150)
+    users.start()
+    try:
+        yield
+    finally:
+        users.stop()
+
+
+def names(interpreter: Interpreter) -> list[str]:
+    return [name for name, _ in itertools.groupby(name for name, _ in interpreter.nodes)]
+
+
+def test_promoted_though_a_node_dies(serving: Repo) -> None:
+    """Killed as with its machine, within the canary; its retry goes on from the record."""
+    killed = threading.Event()
+
+    def attempt(arguments: list[str]) -> int | None:
+        if "canary" not in arguments or killed.is_set():
+            return None
+        process = serving.start(*arguments)
+        while serving.events()[-1].phase != "canary":
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        killed.set()
+        return 137
+
+    done = walk(serving, 2, attempt)
+    canary = ["canary-1", "canary-2", "canary-3"]
+    walked = names(done)
+    assert walked == ["preflight", "deploy", "shadow", *canary, "promote"], serving.events()[-1]
+    assert [code for _, code in done.nodes if code] == [137]
+    assert serving.events()[-1].decision == "promoted"
+    assert serving.answers() == 2
+
+
+def test_a_candidate_that_fails_in_the_canary(serving: Repo) -> None:
+    serving.plant(3, fail_after=90)
+    done = walk(serving, 3)
+    assert [code for _, code in done.nodes].count(2) == 1
+    assert names(done)[-2].startswith("canary") and done.nodes[-1] == ("rollback", 0)
+    assert serving.events()[-1].decision == "rolled_back"
+    assert serving.answers() == 1
+
+
+def test_a_node_that_never_starts_is_rolled_back_by_the_exit_handler(serving: Repo) -> None:
+    """As where the image of the steps can't be pulled: nobody but the exit handler is there."""
+
+    def attempt(arguments: list[str]) -> int | None:
+        return 64 if "canary" in arguments and "50" in arguments else None
+
+    done = walk(serving, 2, attempt)
+    assert names(done) == ["preflight", "deploy", "shadow", "canary-1", "canary-2", "rollback"]
+    assert done.nodes[-1] == ("rollback", 0)
+    last = serving.events()[-1]
+    assert (last.decision, last.stable) == ("rolled_back", 1)
+    assert serving.answers() == 1
+
+
+def test_the_first_release_needs_no_stable_version(repo: Repo) -> None:
+    done = walk(repo, 1)
+    assert names(done)[-1] == "promote" and not any(code for _, code in done.nodes)
+    assert repo.events()[-1].decision == "bootstrapped"
+    assert repo.answers() == 1
