@@ -65,6 +65,7 @@ def test_card_of_each_task(tmp_path, task, plots, rows):
         "By slice",
         "Comparison with the champion",
         "Caveats and recommendations",
+        "Configuration",
     ):
         assert f"# {section}\n" in text
     assert "Who is late?" in text and "carrier=(missing)" in text and "336,776" in text

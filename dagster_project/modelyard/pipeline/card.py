@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import yaml
 
 from modelyard.documents import Manifest, Signature, UserError
 from modelyard.documents.signature import Category, Number
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 CARD = "model_card.md"
 PLOTS = "plots"
 
-INK, ACCENT, MUTED = "#1f2937", "#2563eb", "#9ca3af"
+INK, ACCENT, WARM, MUTED = "#1f2937", "#2563eb", "#dc2626", "#9ca3af"
 
 
 def write_card(
@@ -61,6 +62,7 @@ def write_card(
         "\n\n".join(f"![{title}]({PLOTS}/{file})" for file, title in plots.items()),
         _gate(gate_result),
         _caveats(manifest, signature),
+        _configuration(manifest),
     ]
     card = package / CARD
     card.write_text("\n\n".join(s for s in sections if s) + "\n")
@@ -83,7 +85,6 @@ def _details(manifest: Manifest, signature: Signature) -> str:
             ("Git commit", f"`{manifest.git_commit}`"),
             ("Template version", f"`{manifest.template_version}`"),
             ("Training processes", manifest.ranks),
-            *((f"`{key}`", f"`{value}`") for key, value in sorted(manifest.configuration.items())),
         ],
     )
 
@@ -206,6 +207,11 @@ def _caveats(manifest: Manifest, signature: Signature) -> str:
     )
 
 
+def _configuration(manifest: Manifest) -> str:
+    text = yaml.safe_dump(manifest.configuration, sort_keys=False, default_flow_style=None)
+    return f"## Configuration\n\n```yaml\n{text}```"
+
+
 def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
     def line(cells: tuple) -> str:
         return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
@@ -313,7 +319,7 @@ def _confusion(axes: "Axes", signature: Signature, target: np.ndarray, score: np
 
 
 def _prediction(axes: "Axes", signature: Signature, target: np.ndarray, score: np.ndarray) -> None:
-    """Density of (predicted, actual) between their 1st and 99th percentile, and the mean."""
+    """Density of (predicted, actual) between their 1st and 99th percentile, and its centre."""
     x_ends, y_ends = np.percentile(score, [1, 99]), np.percentile(target, [1, 99])
     bins = axes.hexbin(
         score,
@@ -328,15 +334,18 @@ def _prediction(axes: "Axes", signature: Signature, target: np.ndarray, score: n
     axes.figure.colorbar(bins, ax=axes, label="rows", shrink=0.8)
     order = np.argsort(score, kind="stable")
     parts = np.array_split(order, max(1, min(15, len(order) // 20)))
-    axes.plot(
-        [score[p].mean() for p in parts],
-        [target[p].mean() for p in parts],
-        "o-",
-        color="#dc2626",
-        markersize=3.5,
-        linewidth=1.2,
-        label="mean actual value",
-    )
+    predicted = [score[p].mean() for p in parts]
+    for of, style in ((np.mean, "o-"), (np.median, "o:")):
+        actual = [of(target[p]) for p in parts]
+        axes.plot(
+            predicted,
+            actual,
+            style,
+            color=WARM,
+            markersize=3.5,
+            linewidth=1.2,
+            label=f"{of.__name__} of actual",
+        )
     ends = _wide(x_ends)
     axes.plot(ends, ends, color=INK, linestyle="--", linewidth=1, label="perfect")
     axes.set(
@@ -355,7 +364,7 @@ def _residuals(axes: "Axes", signature: Signature, target: np.ndarray, score: np
     axes.axvline(0, color=INK, linestyle="--", linewidth=1)
     axes.axvline(
         float(np.median(residual)),
-        color="#dc2626",
+        color=WARM,
         linewidth=1.2,
         label=f"median {np.median(residual):+.3g}",
     )

@@ -44,7 +44,7 @@ def evaluate(workspace: Workspace, signature: Signature, policy: GatePolicy) -> 
     score = score_dataset(workspace.evaluation / MODEL, signature, test)
     champion = stable_version(workspace.releases)
     old, note = (None, "") if champion is None else _champion(workspace, champion, signature, test)
-    columns = {name: _slice(test, name) for name in policy.slices}
+    columns = {name: read_slice(test, name) for name in policy.slices}
     gate = compare(signature.task, target, old, score, columns, policy, signature.classes)
     found = Evaluation(
         metrics=metrics(signature.task, target, score, signature.classes),
@@ -97,10 +97,13 @@ def _champion(
     )
 
 
-def _slice(test: Path, name: str) -> np.ndarray:
+def read_slice(test: Path, name: str) -> np.ndarray:
+    """The values [N] of a column that the policy slices by.
+
+    Raises:
+        UserError: there is no such column.
+    """
     try:
         return pl.read_parquet(test, columns=[name])[name].to_numpy()
     except pl.exceptions.ColumnNotFoundError:
-        raise UserError(
-            f"config.yaml: gate.slices: the features have no column {name!r}"
-        ) from None
+        raise UserError(f"config.yaml: gate.slices: the features have no column {name!r}") from None

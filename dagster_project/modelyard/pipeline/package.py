@@ -12,7 +12,7 @@ import polars as pl
 
 from modelyard.documents import Manifest, Signature, verify_package, write_manifest
 from modelyard.documents.package import SIGNATURE
-from modelyard.pipeline.challenge import Evaluation, read_evaluation
+from modelyard.pipeline.challenge import Evaluation, read_evaluation, read_slice
 from modelyard.pipeline.export import MODEL, read_target
 from modelyard.pipeline.frames import combined, rows_in, stored_hash
 from modelyard.pipeline.settings import Settings
@@ -42,15 +42,17 @@ def build(
         (package / SIGNATURE).write_text(signature.model_dump_json(indent=2) + "\n")
         _reference(test, signature, score).write_parquet(package / "reference.parquet")
         compared = evaluation.gate if evaluation.champion is not None else None
-        write_card(package, manifest, signature, read_target(test, signature), score, compared)
+        slices = {column: read_slice(test, column) for column in settings.gate.slices}
+        write_card(
+            package, manifest, signature, read_target(test, signature), score, compared,
+            slices, workspace.project().get("description", ""),
+        )  # fmt: skip
         write_manifest(package, manifest)
         manifest, _, package_id = verify_package(package)
     return manifest, package_id
 
 
-def _manifest(
-    workspace: Workspace, settings: Settings[Any], evaluation: Evaluation
-) -> Manifest:
+def _manifest(workspace: Workspace, settings: Settings[Any], evaluation: Evaluation) -> Manifest:
     months = list(settings.data.months)
     stages = {"raw": "raw", "valid": "valid", "quarantined": "quarantine"}
     rows = {
