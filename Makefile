@@ -21,7 +21,14 @@ $(VENV)/.ready: $(SETUP_INPUTS)
 	touch $@
 
 test: setup ## all tests, the demo among them
-	pytest -n 2 --dist loadgroup
+	pytest -n 2 --dist loadgroup -m "not e2e"
+	pytest -m e2e
+
+demo: setup ## a model repo from the template, its pipeline, three releases
+	bash scripts/demo.sh
+
+lineage: setup ## the picture of Dagster's lineage, from the demo's repo (needs chromium)
+	python scripts/lineage.py build/demo/flight-delay docs/images/lineage.png
 
 lint: setup ## style, types, walls between the rooms, workflows
 	ruff check .
