@@ -15,7 +15,7 @@ import yaml
 
 from modelyard.documents import ReleaseEvent
 from modelyard.documents.signature import Task
-from modelyard.serving.testing import serve
+from modelyard.serving.testing import serve, stop
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -135,6 +135,9 @@ def test_a_bento_serves_from_its_folder_and_knows_its_version(bento: Path) -> No
         assert answer.status_code == 200 and answer.headers["x-model-version"] == "2"
         metrics = running.client.get("/metrics").text
         assert 'modelyard_score_count{model="flight-delay",version="2"} 1.0' in metrics
+        stop(running)
+        (log,) = running.predictions.iterdir()
+        assert json.loads(log.read_text())["inputs"] == ROW  # nothing is lost by a stop
 
 
 def test_two_bentos_serve_side_by_side(

@@ -14,7 +14,9 @@ def lines(folder: Path) -> list[dict]:
 
 
 def test_one_line_a_row(tmp_path: Path) -> None:
-    log = PredictionLog(tmp_path / "new" / "folder", 7, lost=pytest.fail)
+    log = PredictionLog(
+        tmp_path / "new" / "folder", 7, lost=lambda rows: pytest.fail(f"{rows} lost")
+    )
     log.put("a", [{"x": 1.0, "c": None}, {"x": 2.0, "c": "ü"}], [0.25, 0.5])
     log.put("b", [{"x": 3.0, "c": "z"}], [[0.1, 0.9]])
     log.close()
@@ -34,10 +36,10 @@ def test_a_full_queue_loses_rows_and_counts_them(tmp_path: Path) -> None:
     entered, go_on = threading.Event(), threading.Event()
     append = log._append
 
-    def slow(data: bytes) -> None:
+    def slow(lines: bytes) -> None:
         entered.set()
         go_on.wait(20)
-        append(data)
+        append(lines)
 
     log._append = slow  # a disk that hangs
     log.put("first", [{}], [0.5])

@@ -5,8 +5,8 @@
 not import torch: the process that supervises the workers needs none.
 """
 
+from modelyard.serving.app import ModelService, service
 from modelyard.serving.encoding import Row
 from modelyard.serving.model import Prediction
-from modelyard.serving.app import ModelService, service
 
 __all__ = ["ModelService", "Prediction", "Row", "service"]

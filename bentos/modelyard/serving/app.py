@@ -101,9 +101,10 @@ class ModelService:
         context = click.get_current_context(silent=True)
         if context is None or not {"host", "port"} <= context.params.keys():
             return
-        host, port = context.params["host"], context.params["port"]
+        host, port = context.params["host"] or "127.0.0.1", context.params["port"]
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            socket.create_server((host, port)).close()
+            socket.create_server((host, port), family=family).close()
         except OSError as error:
             raise BentoMLException(
                 f"can't listen on {host}:{port}: {error.strerror}; "

@@ -8,7 +8,8 @@ import numpy as np
 from modelyard.documents import Signature
 from modelyard.documents.signature import Category, Input, Number
 
-Row = dict[str, float | str | None]
+Row = dict[str, Any]
+"""input → number, string or None"""
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MOST_ERRORS = 100
@@ -29,7 +30,7 @@ class Encoder:
     def __init__(self, signature: Signature) -> None:
         self._checks = {i.name: _check(i) for i in signature.inputs}
         self._numbers = [n.name for n in signature.numbers]
-        self._codes: list[tuple[str, dict[Any, int]]] = [
+        self._codes = [
             (c.name, {value: code for code, value in enumerate(c.values, start=1)})
             for c in signature.categories
         ]
