@@ -70,15 +70,53 @@ def names(interpreter: Interpreter) -> list[str]:
     return [name for name, _ in itertools.groupby(name for name, _ in interpreter.nodes)]
 
 
-def test_promoted_though_a_node_dies(serving: Repo) -> None:
+def test_a_models_first_four_releases(repo: Repo) -> None:
+    first_release(repo, 1)
+    fails_in_the_canary(repo, 3, stable=1)
+    node_never_starts(repo, 2, stable=1)
+    node_dies(repo, 2)
+
+
+def first_release(repo: Repo, version: int) -> None:
+    """There is nothing to compare with, so shadow and canary have nothing to do."""
+    done = walk(repo, version)
+    assert names(done)[-1] == "promote" and not any(code for _, code in done.nodes)
+    assert repo.events()[-1].decision == "bootstrapped", repo.events()[-1]
+    assert repo.answers() == version
+
+
+def fails_in_the_canary(repo: Repo, version: int, stable: int) -> None:
+    """The step decides and rolls back; the exit handler finds nothing left to do."""
+    repo.plant(version, fail_after=90)
+    done = walk(repo, version)
+    assert repo.events()[-1].decision == "rolled_back", repo.events()[-1]
+    assert [code for _, code in done.nodes].count(2) == 1
+    assert names(done)[-2].startswith("canary") and done.nodes[-1] == ("rollback", 0)
+    assert repo.answers() == stable
+
+
+def node_never_starts(repo: Repo, version: int, stable: int) -> None:
+    """As where the steps' image can't be pulled: only the exit handler is left to roll back."""
+
+    def attempt(arguments: list[str]) -> int | None:
+        return 64 if "canary" in arguments and "50" in arguments else None
+
+    done = walk(repo, version, attempt)
+    last = repo.events()[-1]
+    assert (last.decision, last.stable) == ("rolled_back", stable), last
+    assert names(done) == ["preflight", "deploy", "shadow", "canary-1", "canary-2", "rollback"]
+    assert repo.answers() == stable
+
+
+def node_dies(repo: Repo, version: int) -> None:
     """Killed as with its machine, within the canary; its retry goes on from the record."""
     killed = threading.Event()
 
     def attempt(arguments: list[str]) -> int | None:
         if "canary" not in arguments or killed.is_set():
             return None
-        process = serving.start(*arguments)
-        while serving.events()[-1].phase != "canary":
+        process = repo.start(*arguments)
+        while repo.events()[-1].phase != "canary":
             assert process.poll() is None
             time.sleep(0.02)
         process.kill()
@@ -86,40 +124,9 @@ def test_promoted_though_a_node_dies(serving: Repo) -> None:
         killed.set()
         return 137
 
-    done = walk(serving, 2, attempt)
+    done = walk(repo, version, attempt)
+    assert repo.events()[-1].decision == "promoted", repo.events()[-1]
     canary = ["canary-1", "canary-2", "canary-3"]
-    walked = names(done)
-    assert walked == ["preflight", "deploy", "shadow", *canary, "promote"], serving.events()[-1]
+    assert names(done) == ["preflight", "deploy", "shadow", *canary, "promote"]
     assert [code for _, code in done.nodes if code] == [137]
-    assert serving.events()[-1].decision == "promoted"
-    assert serving.answers() == 2
-
-
-def test_a_candidate_that_fails_in_the_canary(serving: Repo) -> None:
-    serving.plant(3, fail_after=90)
-    done = walk(serving, 3)
-    assert [code for _, code in done.nodes].count(2) == 1
-    assert names(done)[-2].startswith("canary") and done.nodes[-1] == ("rollback", 0)
-    assert serving.events()[-1].decision == "rolled_back"
-    assert serving.answers() == 1
-
-
-def test_a_node_that_never_starts_is_rolled_back_by_the_exit_handler(serving: Repo) -> None:
-    """As where the image of the steps can't be pulled: nobody but the exit handler is there."""
-
-    def attempt(arguments: list[str]) -> int | None:
-        return 64 if "canary" in arguments and "50" in arguments else None
-
-    done = walk(serving, 2, attempt)
-    assert names(done) == ["preflight", "deploy", "shadow", "canary-1", "canary-2", "rollback"]
-    assert done.nodes[-1] == ("rollback", 0)
-    last = serving.events()[-1]
-    assert (last.decision, last.stable) == ("rolled_back", 1)
-    assert serving.answers() == 1
-
-
-def test_the_first_release_needs_no_stable_version(repo: Repo) -> None:
-    done = walk(repo, 1)
-    assert names(done)[-1] == "promote" and not any(code for _, code in done.nodes)
-    assert repo.events()[-1].decision == "bootstrapped"
-    assert repo.answers() == 1
+    assert repo.answers() == version
