@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -334,7 +334,8 @@ class ConfigMapRecord:
         finally:
             done.set()
             renewal.join()
-            _hand_back(self._cluster, name, holder)
+            with suppress(UserError):  # it ends by itself
+                _hand_back(self._cluster, name, holder)
 
     def lock(self) -> AbstractContextManager[None]:
         return self._held()

@@ -15,6 +15,7 @@ REQUESTS = "bentoml_service_request_total"
 DURATION = "bentoml_service_request_duration_seconds_bucket"
 VERSION = "app_kubernetes_io_version"
 
+_LONGEST_S = 24 * 3600  # that a window reaches back at most
 _MARGIN_S = 30  # a window reaches back a few scrapes before the time that it is to cover
 
 
@@ -46,7 +47,7 @@ class Prometheus:
             ConnectionError: no answer, none that can be read, or pods that are not scraped.
         """
         now = time.time()
-        window = f"{math.ceil(now - since) + _MARGIN_S}s"
+        window = f"{math.ceil(min(now - since, _LONGEST_S)) + _MARGIN_S}s"
         scraped = self._by_version(f"sum by ({VERSION}) (up{{{self._pods}}})")
         resets = self._query(f"sum(resets({REQUESTS}{{{self._series}}}[{window}]))")
         codes = self._query(self._totals(REQUESTS, "http_response_code", window))
