@@ -1,10 +1,30 @@
 """The `modelyard` command: what no other tool does. Releases and rendered manifests."""
 
-import importlib.util
+import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 
+from modelyard.delivery.controller import Controller, Unchanged
+from modelyard.delivery.history import Summary, summary
+from modelyard.delivery.machine import State
+from modelyard.delivery.policy import (
+    Kubernetes,
+    Local,
+    Release,
+    environment,
+    load_release,
+    project_name,
+)
+from modelyard.delivery.ports import Ports
+from modelyard.delivery.render import render
 from modelyard.documents import UserError
 
 app = typer.Typer(
@@ -14,16 +34,181 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+release_app = typer.Typer(
+    help="Bring a version to 100 % of an environment's traffic, or back.", no_args_is_help=True
+)
+app.add_typer(release_app, name="release")
+app.command()(render)
 
-if importlib.util.find_spec("modelyard.delivery.render"):
-    from modelyard.delivery.render import render
-
-    app.command()(render)
+EXIT = {None: 0, "promoted": 0, "bootstrapped": 0, "rolled_back": 2, "held": 3}
 
 
-@app.callback()
-def _root() -> None:
-    """One command, several subcommands, even while there is one only."""
+class StepName(StrEnum):
+    preflight = "preflight"
+    deploy = "deploy"
+    shadow = "shadow"
+    canary = "canary"
+    promote = "promote"
+    rollback = "rollback"
+
+
+Env = Annotated[str, typer.Option("--env", help="Environment of argo/release.yaml.")]
+Candidate = Annotated[
+    str | None,
+    typer.Option(help="`latest` or a version. Default: `version` of argo/release.yaml."),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout; progress on stderr.")
+]
+
+
+@release_app.command()
+def run(
+    env: Env,
+    candidate: Candidate = None,
+    traffic: Annotated[
+        str | None,
+        typer.Option(help="replay:PATH: send these rows (Parquet or JSON-lines) meanwhile."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """A whole release; one that was cut off goes on.
+
+    Exit codes: 0 promoted or bootstrapped, 2 rolled back, 3 held as inconclusive, 1 error.
+    """
+    from modelyard.delivery.progress import Progress
+    from modelyard.delivery.replay import Replay, Watch, read_traffic
+
+    policy, place = _place(env)
+    version = _version(policy, place, candidate)
+    clients = None
+    if isinstance(place, Local):
+        url = f"http://127.0.0.1:{place.port}"
+        clients = Replay(url, read_traffic(traffic), place.replay_rate) if traffic else Watch(url)
+    elif traffic:
+        raise UserError(f"--traffic replays rows in a local environment only; {env} is none")
+    ports = _ports(policy, env, place)
+    title = f"release of {project_name()} version {version} to {env}"
+    with ports.record.lock(), _ctrl_c(), Progress(title, _stream(as_json)) as progress:
+        controller = Controller(ports, place.policy, progress.follow, clients)
+        try:
+            state = controller.run(controller.open(version))
+        except Unchanged as same:
+            _print_unchanged(str(same), version, as_json)
+            return
+        except KeyboardInterrupt:
+            state = controller.last()
+            print("interrupted: traffic is back at stable", file=sys.stderr)
+            if state is None or state.decision is None:
+                raise
+        finally:
+            if clients:
+                clients.stop()
+    result = summary(_events(ports, state.release))
+    _print_summary(result, as_json)
+    raise typer.Exit(EXIT[result.decision])
+
+
+@release_app.command()
+def step(
+    name: Annotated[StepName, typer.Argument(help="How far to go.")],
+    env: Env,
+    candidate: Candidate = None,
+    weight: Annotated[int | None, typer.Option(help="Of step canary: one of the policy's.")] = None,
+) -> None:
+    """One step of a release, for a workflow engine; a step that is done already does nothing.
+
+    Only preflight begins a release. rollback does nothing once the release is decided.
+    Exit codes as of `run`, with 0 for a step that is done; rollback exits 0.
+    """
+    from modelyard.delivery.progress import Progress
+
+    policy, place = _place(env)
+    version = _version(policy, place, candidate)
+    steps = place.policy.canary.steps
+    if name is StepName.canary and weight not in steps:
+        raise UserError(f"--weight {weight}: the policy's steps are {', '.join(map(str, steps))}")
+    if name is not StepName.canary and weight is not None:
+        raise UserError(f"--weight belongs to step canary, not to {name.value}")
+    ports = _ports(policy, env, place)
+    title = f"release of {project_name()} version {version} to {env}: {name.value}"
+    with ports.record.lock(), _ctrl_c(), Progress(title, sys.stdout) as progress:
+        controller = Controller(ports, place.policy, progress.follow)
+        if name is StepName.rollback:
+            ended = controller.last()
+            if ended is not None and ended.candidate == version:
+                ended = controller.roll_back("asked for by `release step rollback`")
+                print(f"version {version}: {ended.decision if ended else 'no release'}")
+            return
+        if name is StepName.preflight:
+            try:
+                state = controller.open(version)
+            except Unchanged as same:
+                print(same)
+                return
+        else:
+            state = _begun(controller, version)
+        state = controller.run(state, name.value, weight or 100)
+    raise typer.Exit(EXIT[state.decision])
+
+
+@release_app.command()
+def status(
+    env: Env = "local",
+    as_json: Json = False,
+) -> None:
+    """What was released, and what serves now."""
+    policy, place = _place(env)
+    ports = _ports(policy, env, place)
+    found = [summary(events) for events in ports.record.releases()]
+    last = Controller(ports, place.policy).last()
+    stable = last.stable if last else None
+    serves = {v: ports.runtime.health(v).status for v in sorted(ports.runtime.versions())}
+    if as_json:
+        document = {
+            "environment": env,
+            "stable": stable,
+            "servers": {str(v): s for v, s in serves.items()},
+            "releases": [_document(s) for s in found],
+        }
+        print(json.dumps(document))
+        return
+    from rich.console import Console
+
+    Console().print(_table(found))
+    print(f"stable: {stable or 'none'}")
+    for version, health in serves.items():
+        print(f"version {version}: {health}")
+    if isinstance(place, Local) and serves:
+        print(f"users: http://127.0.0.1:{place.port}")
+
+
+@release_app.command()
+def stop(env: Env) -> None:
+    """End the local data plane: Envoy and all servers. The records stay."""
+    from modelyard.delivery.local import BentoRuntime, FileRecord
+
+    _, place = _place(env)
+    if not isinstance(place, Local):
+        raise UserError(f"{env} is no local environment; scale its Deployments instead")
+    with FileRecord().lock():
+        BentoRuntime(project_name(), place).shut_down()
+    print(f"{env}: stopped")
+
+
+@release_app.command()
+def report(
+    output: Annotated[Path, typer.Option(help="HTML file to write.")] = Path(
+        ".modelyard/report.html"
+    ),
+    env: Env = "local",
+) -> None:
+    """All releases as one self-contained page with pictures."""
+    from modelyard.delivery.report import write_report
+
+    policy, place = _place(env)
+    write_report(output, project_name(), env, _ports(policy, env, place).record.releases())
+    print(output)
 
 
 def main() -> None:
@@ -33,6 +218,97 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _place(env: str) -> tuple[Release, Local | Kubernetes]:
+    policy = load_release()
+    return policy, environment(policy, env)
+
+
+def _ports(policy: Release, env: str, place: Local | Kubernetes) -> Ports:
+    if isinstance(place, Local):
+        from modelyard.delivery.local import local_ports
+
+        return local_ports(project_name(), place)
+    from modelyard.delivery.kubernetes import kubernetes_ports
+    from modelyard.delivery.render import target
+
+    return kubernetes_ports(target(policy, env, project_name()), place)
+
+
+def _version(policy: Release, place: Local | Kubernetes, candidate: str | None) -> int:
+    if candidate is None:
+        return policy.version
+    if candidate == "latest":
+        if not isinstance(place, Local):
+            raise UserError("--candidate latest: give the version; only local Bentos are listed")
+        from modelyard.delivery.local import latest
+
+        return latest(project_name())
+    if not candidate.isdigit() or int(candidate) < 1:
+        raise UserError(f"--candidate {candidate}: give `latest` or a version number")
+    return int(candidate)
+
+
+def _begun(controller: Controller, version: int) -> State:
+    state = controller.last()
+    if state is None or state.candidate != version:
+        raise UserError(f"no release of version {version} has begun: run step preflight first")
+    return state
+
+
+def _events(ports: Ports, release: str) -> Any:
+    return next(e for e in ports.record.releases() if e[0].release == release)
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C and a polite kill are the same: roll back, then end."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # Python leaves SIGINT ignored in a job that a shell started with `&`.
+    before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stream(as_json: bool) -> TextIO:
+    return sys.stderr if as_json else sys.stdout
+
+
+def _document(found: Summary) -> dict[str, Any]:
+    return asdict(found)
+
+
+def _print_unchanged(text: str, version: int, as_json: bool) -> None:
+    print(json.dumps({"version": version, "decision": None, "reason": text}) if as_json else text)
+
+
+def _print_summary(found: Summary, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_document(found)))
+        return
+    print(
+        f"version {found.version}: {found.decision} after {found.seconds:.0f} s: {found.reason}\n"
+        f"{found.requests} requests of users, {found.failed_requests} failed; "
+        f"stable down for {found.stable_downtime_s:g} s"
+    )
+
+
+def _table(found: list[Summary]) -> Any:
+    from rich.table import Table
+
+    table = Table("version", "decision", "why", "seconds", "requests", "failed", "stable down")
+    for s in found:
+        figures = (f"{s.seconds:.0f}", str(s.requests), str(s.failed_requests))
+        down = f"{s.stable_downtime_s:g} s"
+        table.add_row(str(s.version), s.decision or "unfinished", s.reason, *figures, down)
+    return table
 
 
 if __name__ == "__main__":

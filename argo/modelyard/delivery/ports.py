@@ -7,7 +7,7 @@ record, and does the last step once more.
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,7 +15,10 @@ from modelyard.documents import ReleaseEvent
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Edge = Annotated[float, Field(gt=0, allow_inf_nan=True)]
 
 
 class Arm(_Frozen):
@@ -25,7 +28,7 @@ class Arm(_Frozen):
     """answered, or failed by the data plane for want of an answer"""
     failures: int = Field(default=0, ge=0)
     """of them, with an answer outside of 2xx"""
-    latency: dict[float, int] = {}
+    latency: dict[Edge, Annotated[int, Field(ge=0)]] = {}
     """upper edge of a histogram's bucket, ms (inf: the last) → requests in it (not cumulative)"""
 
 
@@ -58,8 +61,19 @@ class Health(_Frozen):
     """for people: why it failed, such as the end of the server's log"""
 
 
+class Users(_Frozen):
+    """What the controller's own clients saw, from outside; running totals of one controller."""
+
+    requests: int | None = Field(default=None, ge=0)
+    """of replayed traffic, answered or failed; None where nothing is replayed"""
+    failures: int = Field(default=0, ge=0)
+    """of them, without an answer or with one outside of 2xx"""
+    stable_downtime_s: float = Field(default=0.0, ge=0)
+    """how long the stable version did not answer a probe every 0.1 s"""
+
+
 class Evidence(_Frozen):
-    """One look at the world, which is all that `decide` goes by."""
+    """One look at the world. `decide` goes by it alone, but not by `users`."""
 
     time: float
     """of the look, s since the epoch"""
@@ -70,6 +84,8 @@ class Evidence(_Frozen):
     """None: the source did not answer"""
     note: str = ""
     """why there are no counts"""
+    users: Users | None = None
+    """for people; None where this controller sends no traffic"""
 
 
 class Routes(_Frozen):

@@ -1,0 +1,199 @@
+"""Carries a release out: look, decide, write down, do; until it is decided.
+
+What was decided is written before it is done, and doing it twice does no harm. So a
+controller that died at any point is followed by one that reads the record and goes on.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal, Protocol
+
+from modelyard.delivery import machine
+from modelyard.delivery.machine import Action, State
+from modelyard.delivery.policy import Policy
+from modelyard.delivery.ports import Counts, Evidence, Ports, Users
+from modelyard.documents import ReleaseEvent, UserError
+
+Step = Literal["preflight", "deploy", "shadow", "canary", "promote"]
+_ORDER: tuple[str, ...] = ("preflight", "deploy", "shadow", "canary", "promote")
+
+Follow = Callable[[State, Evidence], None]
+"""called after every event with the new state, and the evidence it was decided by"""
+
+
+class Clients(Protocol):
+    """Traffic of the controller's own."""
+
+    def start(self) -> None:
+        """Begin, unless begun: stable answers now."""
+        ...
+
+    def seen(self) -> Users: ...
+
+
+class Unchanged(Exception):
+    """The candidate is the stable version already; it serves."""
+
+
+class Controller:
+    """One environment's releases; use it while holding `ports.record.lock()`."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        policy: Policy,
+        follow: Follow = lambda state, evidence: None,
+        clients: Clients | None = None,
+    ) -> None:
+        self.ports = ports
+        self.policy = policy
+        self.follow = follow
+        self.clients = clients
+
+    def open(self, candidate: int) -> State:
+        """The release of `candidate`: the unfinished one, else a new one.
+
+        Raises:
+            Unchanged: `candidate` is the stable version.
+            UserError: another version's release is unfinished, or the candidate can't be
+                deployed; nothing was changed.
+        """
+        last = self.last()
+        if last is not None and last.phase != "done":
+            if last.candidate != candidate:
+                raise UserError(
+                    f"the release of version {last.candidate} ({last.release}) is unfinished: "
+                    f"finish it with --candidate {last.candidate}, or end it with "
+                    f"`modelyard release step rollback --candidate {last.candidate}`"
+                )
+            return last
+        stable = last.stable if last else None
+        if stable != candidate:
+            self.ports.runtime.check(candidate)
+        self._clear(stable)
+        if stable == candidate:
+            self._wait_for(candidate)
+            raise Unchanged(f"version {candidate} is the stable version already; it serves")
+        now = time.time()
+        name = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S%f}-v{candidate}"
+        event = machine.begin(name, candidate, stable, now)
+        self.ports.record.append(event)
+        return machine.replay([event])
+
+    def last(self) -> State | None:
+        """Where the newest release is; None before any."""
+        releases = self.ports.record.releases()
+        return machine.replay(releases[-1]) if releases else None
+
+    def run(self, state: State, step: Step = "promote", weight: int = 100) -> State:
+        """Go on up to the end of a step (`promote`: to the end of the release).
+
+        A step that is done already returns at once. Whatever breaks on the way, Ctrl-C
+        too, first takes the candidate's traffic away.
+
+        Raises:
+            UserError, KeyboardInterrupt: after the roll back.
+        """
+        try:
+            return self._run(state, step, weight)
+        except KeyboardInterrupt:
+            self.roll_back("interrupted")
+            raise
+        except Exception as error:
+            self.roll_back(str(error))
+            raise
+
+    def roll_back(self, reason: str) -> State | None:
+        """Back to stable, unless the newest release is decided."""
+        state = self.last()
+        if state is None or state.phase == "done":
+            return state
+        if state.phase != "rollback":
+            state = self._do(state, machine.roll_back(reason), self._look(state))
+        return self._run(state)
+
+    def _run(self, state: State, step: Step = "promote", weight: int = 100) -> State:
+        while state.phase != "done":
+            evidence = self._look(state)
+            action = machine.decide(self.policy, evidence, state)
+            if _beyond(action, step, weight):
+                return state
+            moves = action.moves(state)
+            state = self._do(state, action, evidence)
+            if not moves:
+                time.sleep(self.policy.interval)
+        return state
+
+    def _look(self, state: State) -> Evidence:
+        runtime = self.ports.runtime
+        counts, note = self._counts(state)
+        evidence = Evidence(
+            time=time.time(),
+            candidate=runtime.health(state.candidate),
+            stable=None if state.stable is None else runtime.health(state.stable),
+            counts=counts,
+            note=note,
+            users=self.clients.seen() if self.clients else None,
+        )
+        if self.clients and evidence.stable and evidence.stable.status == "ready":
+            self.clients.start()
+        return evidence
+
+    def _counts(self, state: State) -> tuple[Counts | None, str]:
+        if state.phase in ("preflight", "deploy"):
+            return None, "no traffic to the candidate yet"
+        try:
+            return self.ports.source.counts(machine.routes(state), state.shadow_began), ""
+        except ConnectionError as error:
+            return None, str(error)
+
+    def _do(self, state: State, action: Action, evidence: Evidence) -> State:
+        event: ReleaseEvent = machine.event(state, action, evidence)
+        self.ports.record.append(event)
+        state = machine.apply(state, event)
+        self._carry_out(state)
+        self.follow(state, evidence)
+        return state
+
+    def _carry_out(self, state: State) -> None:
+        """Make the world what the state says. Stable is let go last, and only when replaced."""
+        router, runtime = self.ports.router, self.ports.runtime
+        self._keep_running(state.stable)
+        router.route(machine.routes(state))
+        if state.phase == "deploy" and runtime.health(state.candidate).status == "absent":
+            runtime.deploy(state.candidate)
+        if state.phase == "rollback":
+            runtime.stop(state.candidate)
+        if state.phase == "done" and state.decision != "held":
+            self._stop_all_but(state.stable)
+
+    def _keep_running(self, version: int | None) -> None:
+        runtime = self.ports.runtime
+        if version is not None and runtime.health(version).status in ("absent", "failed"):
+            runtime.deploy(version)
+
+    def _clear(self, stable: int | None) -> None:
+        """Only stable runs and serves; what an earlier release left over is stopped."""
+        self._keep_running(stable)
+        self.ports.router.route(machine.Routes(stable=stable))
+        self._stop_all_but(stable)
+
+    def _stop_all_but(self, version: int | None) -> None:
+        for other in sorted(self.ports.runtime.versions() - {version}):
+            self.ports.runtime.stop(other)
+
+    def _wait_for(self, version: int) -> None:
+        deadline = time.monotonic() + self.policy.deploy.max_duration
+        while (health := self.ports.runtime.health(version)).status != "ready":
+            if health.status == "failed" or time.monotonic() > deadline:
+                raise UserError(f"version {version} does not get ready: {health.detail}")
+            time.sleep(min(self.policy.interval, 1.0))
+
+
+def _beyond(action: Action, step: Step, weight: int) -> bool:
+    """Whether an action belongs to a later step. Rolling back and ending belong to any."""
+    if action.phase not in _ORDER:
+        return False
+    place = (_ORDER.index(action.phase), action.weight if action.phase == "canary" else 0)
+    return place > (_ORDER.index(step), weight if step == "canary" else 0)

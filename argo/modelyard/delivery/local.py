@@ -1,0 +1,273 @@
+"""The local side of the ports: Envoy, `bentoml serve` processes, a JSON-lines record.
+
+Everything lives in `.modelyard/` of the model repo. The data plane (Envoy and the
+servers) outlives the command, so users are served between releases and while no
+controller runs.
+"""
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from modelyard.delivery.envoy import Envoy
+from modelyard.delivery.policy import Local
+from modelyard.delivery.ports import Counts, Health, Pairs, Ports, Routes
+from modelyard.delivery.predictions import Pairing
+from modelyard.delivery.processes import Server, free_port, wait_until
+from modelyard.documents import ReleaseEvent, UserError
+from modelyard.documents import releases as read_releases
+
+STATE = Path(".modelyard")
+_DRAIN_S = 10.0
+_HEALTH_S = 2.0
+
+
+def local_ports(model: str, environment: Local, state: Path = STATE) -> Ports:
+    """The four ports of this machine; `model` is the name of the Bentos."""
+    runtime = BentoRuntime(model, environment, state)
+    return Ports(
+        router=EnvoyRouter(runtime),
+        runtime=runtime,
+        source=EnvoySource(runtime),
+        record=FileRecord(state),
+    )
+
+
+def latest(model: str, state: Path = STATE) -> int:
+    """The newest version that there is a Bento of.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = bentos(state / "bentoml" / "bentos" / model)
+    if not found:
+        raise UserError(
+            f"no Bento of {model} in {state / 'bentoml'}; train a model and run `make bento`"
+        )
+    return max(found)
+
+
+def bentos(folder: Path) -> list[int]:
+    """The versions in the Bento store's folder of one model, ascending."""
+    names = [path.parent.name for path in folder.glob("*/bento.yaml")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+class BentoRuntime:
+    """One `bentoml serve` a version, in a home of its own.
+
+    Two servers that share a BENTOML_HOME wipe each other's counters.
+    """
+
+    def __init__(self, model: str, environment: Local, state: Path = STATE) -> None:
+        self.folder = state.absolute() / "serving"
+        self.bentos = state.absolute() / "bentoml" / "bentos" / model
+        self.envoy = Envoy(self.folder / "envoy", environment.port)
+        self.tolerance = (
+            environment.policy.gates.predictions.tolerance
+            if environment.policy.gates.predictions
+            else None
+        )
+        self._client = httpx.Client(timeout=_HEALTH_S)
+        self._identified: set[tuple[int, float]] = set()
+
+    def check(self, version: int) -> None:
+        """See that the Bento is there and that Envoy has the port or can have it."""
+        if not (self.bentos / str(version) / "bento.yaml").is_file():
+            known = ", ".join(map(str, bentos(self.bentos))) or "none"
+            raise UserError(
+                f"no Bento of version {version} in {self.bentos} (there: {known}); "
+                f"run `make bento VERSION={version}`"
+            )
+        self.envoy.check()
+
+    def deploy(self, version: int) -> None:
+        server = self._server(version)
+        if server.alive():
+            return
+        bento = self.bentos / str(version)
+        if not bento.is_dir():
+            raise UserError(f"the Bento {bento} is gone; run `make bento VERSION={version}`")
+        port = free_port()
+        home = server.folder / "bentoml"
+        home.mkdir(parents=True, exist_ok=True)
+        self.predictions(version).mkdir(parents=True, exist_ok=True)
+        server.start(
+            [sys.executable, "-m", "bentoml", "serve", str(bento),
+             "--host", "127.0.0.1", "--port", str(port)],
+            {
+                "BENTOML_HOME": str(home),
+                "BENTOML_DO_NOT_TRACK": "True",
+                "MODELYARD_PREDICTION_LOG": str(self.predictions(version)),
+                # Servers share this machine with each other and with the replayed traffic.
+                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            },
+            port=port,
+            version=version,
+        )  # fmt: skip
+
+    def health(self, version: int) -> Health:
+        server = self._server(version)
+        facts = server.facts
+        if facts is None:
+            return Health(status="absent", detail=f"version {version} is not running")
+        if not server.alive():
+            tail = server.log_tail()
+            return Health(status="failed", detail=f"its server ended; the end of its log:\n{tail}")
+        url = f"http://127.0.0.1:{facts['port']}"
+        try:
+            reply = self._client.get(f"{url}/readyz")
+        except httpx.HTTPError as error:
+            return self._starting(server, f"{type(error).__name__} at {url}/readyz")
+        if reply.status_code != 200:
+            return self._starting(server, f"{url}/readyz says {reply.status_code}")
+        return self._identify(version, url, server)
+
+    def stop(self, version: int) -> None:
+        server = self._server(version)
+        if server.alive() and self.envoy.server.alive():
+            wait_until(lambda: self.envoy.idle(version), _DRAIN_S)
+        server.stop()
+
+    def versions(self) -> set[int]:
+        found = self.folder.glob("v*/process.json")
+        return {int(file.parent.name.removeprefix("v")) for file in found}
+
+    def shut_down(self) -> None:
+        """End everything: first the way in, then the servers."""
+        self.envoy.stop()
+        for version in sorted(self.versions()):
+            self._server(version).stop()
+
+    def port(self, version: int) -> int:
+        facts = self._server(version).facts
+        if facts is None:
+            raise UserError(f"version {version} is not running")
+        return int(facts["port"])
+
+    def predictions(self, version: int) -> Path:
+        """The prediction log's folder."""
+        return self.folder / f"v{version}" / "predictions"
+
+    def _server(self, version: int) -> Server:
+        return Server(self.folder / f"v{version}")
+
+    def _starting(self, server: Server, what: str) -> Health:
+        return Health(status="starting", detail=f"{what}; the end of its log:\n{server.log_tail()}")
+
+    def _identify(self, version: int, url: str, server: Server) -> Health:
+        """Ready, if it says that it is the version that it should be."""
+        started = (server.facts or {}).get("started", 0.0)
+        if (version, started) in self._identified:
+            return Health(status="ready")
+        try:
+            reply = self._client.get(f"{url}/model")
+            says = reply.raise_for_status().json()["version"]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            return self._starting(server, f"{url}/model: {type(error).__name__}: {error}")
+        if says != version:
+            return Health(
+                status="failed", detail=f"the server of version {version} says it is {says}"
+            )
+        self._identified.add((version, started))
+        return Health(status="ready")
+
+
+class EnvoyRouter:
+    """The weights of the local Envoy."""
+
+    def __init__(self, runtime: BentoRuntime) -> None:
+        self._runtime = runtime
+
+    def route(self, routes: Routes) -> None:
+        running = self._runtime.versions()
+        if routes.candidate not in running and not routes.weight and not routes.mirror:
+            routes = Routes(stable=routes.stable)
+        used = [v for v in (routes.stable, routes.candidate) if v is not None]
+        self._runtime.envoy.apply(routes, {v: self._runtime.port(v) for v in used})
+
+
+class EnvoySource:
+    """Envoy's statistics and the prediction logs."""
+
+    def __init__(self, runtime: BentoRuntime) -> None:
+        self._runtime = runtime
+        self._pairing: Pairing | None = None
+
+    def counts(self, routes: Routes, since: float) -> Counts:
+        read = time.time()
+        arms = self._runtime.envoy.arms()
+        return Counts(
+            time=read,
+            epoch=self._runtime.envoy.epoch,
+            stable=None if routes.stable is None else arms.get(routes.stable),
+            candidate=None if routes.candidate is None else arms.get(routes.candidate),
+            pairs=self._pairs(routes, since),
+        )
+
+    def _pairs(self, routes: Routes, since: float) -> Pairs | None:
+        runtime = self._runtime
+        if (
+            not routes.mirror
+            or runtime.tolerance is None
+            or routes.stable is None
+            or routes.candidate is None
+        ):
+            return None
+        if self._pairing is None or self._pairing.since != since:
+            self._pairing = Pairing(
+                runtime.predictions(routes.stable), runtime.predictions(routes.candidate), since
+            )
+        return self._pairing.pairs(runtime.tolerance)
+
+
+class FileRecord:
+    """One JSON-lines file a release, in `releases/`."""
+
+    def __init__(self, state: Path = STATE) -> None:
+        self.folder = state.absolute() / "releases"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("a+") as file:
+            try:
+                # The kernel drops it with the process: a killed controller leaves no lock.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise UserError(
+                    f"another controller (process {file.read().strip() or 'unknown'}) is at "
+                    "work on this environment; wait for it, or end it"
+                ) from None
+            file.seek(0)
+            file.truncate()
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+    def releases(self) -> list[list[ReleaseEvent]]:
+        return read_releases(self.folder)
+
+    def append(self, event: ReleaseEvent) -> None:
+        path = self.folder / f"{event.release}.jsonl"
+        _drop_cut_line(path)
+        with path.open("a") as file:
+            file.write(event.model_dump_json(exclude_none=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _drop_cut_line(path: Path) -> None:
+    """A crash in the middle of a write leaves a line without its end: it counts as unwritten."""
+    if not path.exists():
+        return
+    text = path.read_bytes()
+    if text and not text.endswith(b"\n"):
+        os.truncate(path, text.rfind(b"\n") + 1)

@@ -1,0 +1,141 @@
+"""Servers that outlive the command which started them.
+
+Each has a JSON file with its pid *and* its start time, so that a pid that the system
+gave to another program meanwhile is never taken for it, let alone killed.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from modelyard.documents import UserError
+
+_SAME_START_S = 2.0  # psutil derives start times from the boot time, which can wobble
+_TERMINATE_S = 15.0
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file by rename: a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def port_taken(port: int) -> bool:
+    """Whether a server listens on this TCP port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+class Server:
+    """A detached process group, known by its file `<folder>/process.json`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "process.json"
+        self.log = folder / "server.log"
+
+    @property
+    def facts(self) -> dict[str, Any] | None:
+        """What `start` wrote: pid, started, and its own keyword arguments."""
+        try:
+            return json.loads(self.file.read_text())
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError:
+            raise UserError(f"{self.file}: not readable; end that process and remove it") from None
+
+    def alive(self) -> bool:
+        return self._process() is not None
+
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], **facts: int | str
+    ) -> None:
+        """Start `command` in a session of its own; output goes to `server.log`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            started = psutil.Process(process.pid).create_time()
+        except psutil.NoSuchProcess:
+            started = 0.0
+        write_atomically(
+            self.file, json.dumps({"pid": process.pid, "started": started, **facts}) + "\n"
+        )
+
+    def stop(self) -> None:
+        """End the whole group: asked first, killed if it does not go. Idempotent."""
+        process = self._process()
+        if process is not None:
+            members = [process, *process.children(recursive=True)]
+            _signal_group(process.pid, signal.SIGTERM)
+            _, left = psutil.wait_procs(members, timeout=_TERMINATE_S)
+            if left:
+                _signal_group(process.pid, signal.SIGKILL)
+                psutil.wait_procs(left, timeout=_TERMINATE_S)
+        self.file.unlink(missing_ok=True)
+
+    def log_tail(self, lines: int = 12) -> str:
+        """The end of what the server wrote."""
+        try:
+            text = self.log.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.strip().splitlines()[-lines:])
+
+    def _process(self) -> psutil.Process | None:
+        facts = self.facts
+        if facts is None:
+            return None
+        try:
+            process = psutil.Process(facts["pid"])
+            ours = abs(process.create_time() - facts["started"]) < _SAME_START_S
+            return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    """A server started by `start` leads its group, so its pid is the group's, too."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def wait_until(condition, seconds: float, every: float = 0.05) -> bool:
+    """Poll `condition()` until it holds; False if it did not in `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every)
+    return True
