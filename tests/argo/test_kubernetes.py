@@ -3,13 +3,17 @@
 import copy
 import os
 import sys
+import threading
 import time
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from argo.api_server import ApiServer
 from argo.schemas import check
 from support import run
 
@@ -184,25 +188,45 @@ def test_no_cluster(tmp_path: Path) -> None:
 
 
 needs_cluster = pytest.mark.skipif(
-    "KUBECONFIG" not in os.environ, reason="needs a cluster: set KUBECONFIG"
+    "KUBECONFIG" not in os.environ, reason="needs a real cluster: set KUBECONFIG"
 )
 
 
 @pytest.fixture
-def cluster() -> Any:
-    """A namespace of its own on the cluster of KUBECONFIG."""
-    from kubernetes import client, config
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[kubernetes.Cluster]:
+    """A namespace of its own on the cluster of KUBECONFIG, else on a stand-in for one."""
+    if "KUBECONFIG" in os.environ:
+        from kubernetes import client, config
 
-    config.load_kube_config()
-    name = f"modelyard-test-{uuid.uuid4().hex[:8]}"
-    core = client.CoreV1Api()
-    core.create_namespace({"metadata": {"name": name}})
-    yield kubernetes.Cluster(name)
-    core.delete_namespace(name)
+        config.load_kube_config()
+        name = f"modelyard-test-{uuid.uuid4().hex[:8]}"
+        core = client.CoreV1Api()
+        core.create_namespace({"metadata": {"name": name}})
+        yield kubernetes.Cluster(name)
+        core.delete_namespace(name)
+        return
+    with ApiServer() as server:
+        threading.Thread(target=server.serve_forever).start()
+        file = tmp_path / "kubeconfig"
+        file.write_text(yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{server.server_port}")))
+        where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+        monkeypatch.setattr(where, str(file))
+        yield kubernetes.Cluster("test")
+        server.shutdown()
 
 
-@needs_cluster
-def test_record_and_lock_on_a_cluster(cluster: kubernetes.Cluster) -> None:
+def kubeconfig(server: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": {"server": server}}],
+        "users": [{"name": "test", "user": {}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "current-context": "test",
+    }
+
+
+def test_record_and_lock(cluster: kubernetes.Cluster) -> None:
     record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
     with record.lock():
         for _ in range(2):  # a step that is run again
@@ -217,8 +241,7 @@ def test_record_and_lock_on_a_cluster(cluster: kubernetes.Cluster) -> None:
         record.append(event(1, weight=25))
 
 
-@needs_cluster
-def test_versions_on_a_cluster(cluster: kubernetes.Cluster) -> None:
+def test_versions(cluster: kubernetes.Cluster) -> None:
     runtime = kubernetes.DeploymentRuntime(cluster, _in(cluster))
     with pytest.raises(UserError, match="has no ServiceAccount"):
         runtime.check(2)
@@ -227,14 +250,41 @@ def test_versions_on_a_cluster(cluster: kubernetes.Cluster) -> None:
     assert runtime.health(2).status == "absent"
     for _ in range(2):
         runtime.deploy(2)
+    assert runtime.health(2).status == "starting"
     assert runtime.versions() == {2}
-    end = time.monotonic() + 120
-    while (health := runtime.health(2)).status != "failed":  # there is no such image
-        assert time.monotonic() < end, health
-        time.sleep(1)
     for _ in range(2):
         runtime.stop(2)
     assert runtime.versions() == set()
+
+
+def test_route_goes_live_and_away(cluster: kubernetes.Cluster) -> None:
+    if "KUBECONFIG" in os.environ:
+        pytest.skip("needs a Gateway of its own on a real cluster")
+    router, kind = kubernetes.GatewayRouter(cluster, _in(cluster)), kubernetes._ROUTE
+    router.route(Routes(stable=1, candidate=2, weight=25))
+    route = cluster.get(kind, "flight-delay")
+    assert route is not None
+    backends = route["spec"]["rules"][0]["backendRefs"]
+    assert [backend["weight"] for backend in backends] == [75, 25]
+    for _ in range(2):
+        router.route(Routes(stable=None))
+    assert cluster.get(kind, "flight-delay") is None
+
+
+def test_a_refusal_is_one_message(cluster: kubernetes.Cluster) -> None:
+    with pytest.raises(UserError, match="can't get Route flight-delay: the cluster has no such"):
+        cluster.get(("example.com/v1", "Route"), "flight-delay")
+
+
+@needs_cluster
+def test_an_image_that_is_not_there(cluster: kubernetes.Cluster) -> None:
+    runtime = kubernetes.DeploymentRuntime(cluster, _in(cluster))
+    cluster.apply(manifests.service_account(_in(cluster), "flight-delay", token=False))
+    runtime.deploy(2)
+    end = time.monotonic() + 120
+    while (health := runtime.health(2)).status != "failed":
+        assert time.monotonic() < end, health
+        time.sleep(1)
 
 
 def _in(cluster: kubernetes.Cluster) -> Target:

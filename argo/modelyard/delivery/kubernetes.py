@@ -35,7 +35,6 @@ _HOPELESS = {
     "CrashLoopBackOff",
     "CreateContainerConfigError",
     "CreateContainerError",
-    "ErrImagePull",
     "ImagePullBackOff",
     "InvalidImageName",
     "RunContainerError",
