@@ -192,6 +192,19 @@ def test_a_changed_service_is_no_silent_rebuild(
     assert "was released" in refused(repo, "--replace")
 
 
+def test_an_older_version_stays_as_it_was_built(
+    make_repo: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """It can be released again whatever `bentos/` holds by now."""
+    repo = make_repo(tmp_path / "flight-delay")
+    before = contents(built(repo, "--version", "1"))
+    with (repo / "bentos" / "service.py").open("a") as file:
+        file.write("# changed\n")
+    again = build(repo, "--version", "1")
+    assert again.returncode == 0 and "stays as it was built" in again.stdout
+    assert contents(built(repo, "--version", "1")) == before
+
+
 def test_a_teams_modules_and_requirements_come_along(
     make_repo: Callable[[Path], Path], tmp_path: Path
 ) -> None:

@@ -29,6 +29,9 @@ def build(
 ) -> str:
     """Build a Bento, unless just this one exists; return its tag.
 
+    A change in `bentos/` belongs to the newest version: an older one that is built stays
+    as it is, so that it can be released again.
+
     Args:
         repo: the model repo's root.
         version: of the model, or `latest`.
@@ -37,7 +40,7 @@ def build(
 
     Raises:
         UserError: there is no such package, it is damaged, the service can't be
-            imported, or the version was built from other content before.
+            imported, or the newest version was built from other content before.
     """
     project = _project(repo)
     name = project["name"]
@@ -52,6 +55,9 @@ def build(
             changed = _differences(context, bento / "src")
             if not changed:
                 print(f"{tag} is built already, from the same content: {bento}")
+                return tag
+            if not replace and number < max(versions(repo / STATE / "packages"), default=0):
+                print(f"{tag} stays as it was built, without what changed since: {bento}")
                 return tag
             if not replace:
                 raise UserError(_other_content(tag, changed))
