@@ -98,14 +98,12 @@ class ApiServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: ApiServer
-
     def _answer(self) -> None:
+        server = self.server
+        assert isinstance(server, ApiServer)
         content = self.rfile.read(int(self.headers.get("content-length") or 0))
         kind = self.headers.get("content-type", "")
-        status, body = self.server.answer(
-            self.command, self.path, kind, json.loads(content or b"{}")
-        )
+        status, body = server.answer(self.command, self.path, kind, json.loads(content or b"{}"))
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
