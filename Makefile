@@ -36,6 +36,9 @@ lint: setup ## style, types, walls between the rooms, workflows
 	pyrefly check
 	lint-imports
 
+bench: setup ## measurements, as ratios
+	python -m benchmarks.orchestration --json
+
 constraints: setup ## compile the pins of the whole stack anew
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  --no-emit-find-links --no-emit-index-url --all-extras --group dev \
