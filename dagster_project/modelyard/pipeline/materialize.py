@@ -8,6 +8,7 @@ tracebacks, is in `.modelyard/logs/`.
 """
 
 import argparse
+import fcntl
 import importlib
 import json
 import logging
@@ -16,7 +17,8 @@ import sys
 import time
 import tomllib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 RESULT = "last_train.json"
 LOGS_KEPT = 20
+INTERRUPTED = "dagster._core.errors.DagsterExecutionInterruptedError"
+"""what Dagster makes of Ctrl-C"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     workspace = Workspace(Path.cwd())
     os.environ.setdefault("DAGSTER_HOME", str(workspace.root / ".dagster"))
     try:
-        materialize(workspace, given.assets, given.partitions)
+        with _alone(workspace):
+            materialize(workspace, given.assets, given.partitions)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -87,6 +92,20 @@ def materialize(workspace: Workspace, assets: str = "*", partitions: str | None 
     _finish(workspace, result, time.monotonic() - started)
 
 
+@contextmanager
+def _alone(workspace: Workspace) -> Iterator[None]:
+    """One run at a time: two would overwrite each other's files."""
+    workspace.state.mkdir(exist_ok=True)
+    with (workspace.state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another run of this pipeline is under way in {workspace.root}; wait for its end"
+            ) from None
+        yield
+
+
 def _definitions(workspace: Workspace) -> "dg.Definitions":
     import dagster as dg
 
@@ -107,7 +126,7 @@ def _select(definitions: "dg.Definitions", assets: str) -> "list[dg.AssetKey]":
 
     graph = definitions.resolve_asset_graph()
     try:
-        keys = dg.AssetSelection.from_string(assets).resolve(graph)
+        keys = dg.AssetSelection.from_coercible(assets.split(",")).resolve(graph)
     except Exception as error:  # of the selection's own parser
         raise UserError(f"--assets {assets}: {str(error).splitlines()[0]}") from None
     if not keys:
@@ -199,6 +218,8 @@ def _failure(result: Any, log: Path) -> str | None:
         while error is not None:
             if error.cls_name == "UserError":
                 return error.message.partition(": ")[2].strip()
+            if error.message.startswith(INTERRUPTED):
+                raise KeyboardInterrupt
             error, last = error.cause, error
         return f"{event.step_key}: {last.message.strip()}\nThe traceback is in {log}"
     return None if result.success else f"the run failed; see {log}"

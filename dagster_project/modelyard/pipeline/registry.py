@@ -39,7 +39,11 @@ def register(workspace: Workspace) -> int:
             _log(client, run.run_id, manifest, package_id)
             client.log_artifacts(run.run_id, str(workspace.package), ARTIFACTS)
             version = _version(client, manifest, package_id, run)
-            _keep(workspace, version, package_id)
+            try:
+                _keep(workspace, version, package_id)
+            except BaseException:
+                client.delete_model_version(manifest.name, str(version))
+                raise
         except BaseException:
             client.set_terminated(run.run_id, "FAILED")
             raise

@@ -1,0 +1,114 @@
+"""Registered versions: MLflow on SQLite, and the packages that serving builds from."""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from modelyard.documents import Manifest, Signature, UserError, verify_package, write_manifest
+from modelyard.documents.signature import Number
+from modelyard.pipeline.registry import fetch, register
+from modelyard.pipeline.workspace import Workspace
+
+SIGNATURE = Signature(task="regression", target="y", inputs=(Number(name="a"),))
+
+
+def write_package(workspace: Workspace, model: bytes) -> None:
+    package = workspace.package
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "model.pt2").write_bytes(model)
+    (package / "plots").mkdir(exist_ok=True)
+    (package / "plots" / "p.png").write_bytes(b"picture")
+    (package / "signature.json").write_text(SIGNATURE.model_dump_json())
+    manifest = Manifest(
+        name="flight-delay",
+        created=datetime.now(UTC).isoformat(),
+        git_commit="c0ffee",
+        template_version="v1",
+        data_hash="d",
+        test_hash="t",
+        rows={"raw": 10},
+        ranks=2,
+        configuration={"training": {"epochs": 3}, "gate": {"slices": ["a"]}},
+        metrics={"mae": 1.5},
+        environment={"python": "3.11"},
+    )
+    write_manifest(package, manifest)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Two registered versions; version 2 is the package as last built."""
+    made = Workspace(tmp_path_factory.mktemp("repo"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for number, model in enumerate((b"first", b"second"), start=1):
+            write_package(made, model)
+            assert register(made) == number
+    return made
+
+
+def versions(workspace: Workspace) -> list[int]:
+    client = MlflowClient(f"sqlite:///{workspace.state / 'mlflow.db'}")
+    return sorted(int(v.version) for v in client.search_model_versions("name = 'flight-delay'"))
+
+
+def test_each_version_keeps_its_own_package(workspace: Workspace) -> None:
+    for version, model in ((1, b"first"), (2, b"second")):
+        verify_package(workspace.registered(version))
+        assert (workspace.registered(version) / "model.pt2").read_bytes() == model
+
+
+def test_the_run_holds_configuration_metrics_and_package(workspace: Workspace) -> None:
+    client = MlflowClient(f"sqlite:///{workspace.state / 'mlflow.db'}")
+    version = client.get_model_version("flight-delay", "1")
+    run = client.get_run(version.run_id)
+    assert run.data.params == {"training.epochs": "3", "gate.slices": "['a']"}
+    assert run.data.metrics == {"mae": 1.5}
+    assert run.data.tags["git_commit"] == "c0ffee" and run.info.status == "FINISHED"
+    assert "package/model.pt2" in {
+        f.path for f in client.list_artifacts(run.info.run_id, "package")
+    }
+    _, _, package_id = verify_package(workspace.registered(1))
+    assert version.tags["package"] == package_id
+
+
+def test_a_changed_package_is_not_registered(workspace: Workspace) -> None:
+    model = workspace.package / "model.pt2"
+    model.write_bytes(b"tampered with")
+    with pytest.raises(UserError, match="model.pt2: changed"):
+        register(workspace)
+    assert versions(workspace) == [1, 2]
+    model.write_bytes(b"second")
+
+
+def test_a_lost_package_comes_back(workspace: Workspace) -> None:
+    folder = workspace.registered(1)
+    folder.rename(folder.with_name("lost"))
+    fetch(workspace, "flight-delay", 1)
+    assert verify_package(folder)[2] == verify_package(folder.with_name("lost"))[2]
+    with pytest.raises(UserError, match="model registry sqlite:.*not found"):
+        fetch(workspace, "flight-delay", 9)
+
+
+def test_a_registry_that_starts_anew_overwrites_no_package(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    anew = Workspace(tmp_path)
+    for folder in ("package", "packages"):
+        shutil.copytree(workspace.state / folder, anew.state / folder)
+    with pytest.raises(UserError, match="packages/1 holds another model already"):
+        register(anew)
+    assert versions(anew) == []
+    assert (anew.registered(1) / "model.pt2").read_bytes() == b"first"
+
+
+def test_a_server_that_does_not_answer(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match="model registry http://127.0.0.1:9: .*MLFLOW_TRACKING_URI"):
+        register(workspace)

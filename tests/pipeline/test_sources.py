@@ -1,0 +1,74 @@
+"""Source files that are missing, cut short or of another shape."""
+
+import gzip
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from modelyard.documents import UserError
+from modelyard.pipeline.sources import find, package_folder, read_csv
+
+TEXT = "a,b,c\n" + "".join(f"{i},x{i},NA\n" for i in range(5000))
+
+
+@pytest.fixture(params=["csv", "csv.gz", "csv.zip"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / f"rows.{request.param}"
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(TEXT.encode()))
+    elif path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("rows.csv", TEXT)
+    else:
+        path.write_text(TEXT)
+    return path
+
+
+def test_every_cell_is_text_and_columns_come_as_asked(path: Path) -> None:
+    rows = read_csv(find(path.parent, "rows"), ["c", "a"])
+    assert rows.columns == ["c", "a"]
+    assert rows["a"].to_list()[-1] == "4999" and rows["c"].null_count() == 5000
+
+
+def test_a_file_that_is_cut_short(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3 - (1 if path.suffix == ".csv" else 0)])
+    if path.suffix == ".csv":  # within a row
+        path.write_text(TEXT[: TEXT.rindex(",x")])
+    with pytest.raises(UserError, match="cut short.*get the file again"):
+        read_csv(path, ["a"])
+
+
+def test_a_missing_column(path: Path) -> None:
+    with pytest.raises(UserError, match=r"rows.csv\S*: no column d, e; it has a, b, c"):
+        read_csv(path, ["a", "d", "e"])
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no source file rows .*data\.source"):
+        find(tmp_path, "rows")
+
+
+def test_two_files_of_one_name(path: Path) -> None:
+    (path.parent / "rows.csv").touch()
+    (path.parent / "rows.csv.gz").touch()
+    with pytest.raises(UserError, match="which one is meant"):
+        find(path.parent, "rows")
+
+
+def test_rows_with_too_many_fields(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,2,3\n4,5\n")
+    with pytest.raises(UserError, match="not a CSV file"):
+        read_csv(tmp_path / "rows.csv", ["a", "b"])
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").touch()
+    with pytest.raises(UserError, match="no column a"):
+        read_csv(tmp_path / "rows.csv", ["a"])
+
+
+def test_a_package_that_is_not_installed() -> None:
+    with pytest.raises(UserError, match="not installed; run `make setup`"):
+        package_folder("no_such_package")
