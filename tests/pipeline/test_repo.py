@@ -44,7 +44,7 @@ def test_the_walk_ends_with_a_registered_version(trained: tuple[Path, str]) -> N
     assert (last["version"], last["rows"], last["ranks"]) == (1, 3 * ROWS, 2)
     assert 0.5 < last["metrics"]["auc"] < 0.8
     assert re.search(
-        r"test AUC 0\.\d+ on 1,\d+ rows of 2013-03 to 2013-03; model version 1", printed
+        r"test AUC 0\.\d+ on 3,\d+ rows of 2013-03 to 2013-03; model version 1", printed
     )
     assert "epoch   1/6" in printed and "Traceback" not in printed
 
@@ -123,7 +123,7 @@ def spoil(path: Path, change: Callable[[str], str]) -> None:
         (
             "flights.csv",
             lambda t: re.sub(r"(?m)^(2013,2,1\d,.*),(EWR|LGA),", r"\1,XXX,", t),
-            "XXX breaks isin(['EWR', 'JFK', 'LGA']). See .modelyard/data/quarantine/2013-02",
+            "XXX breaks isin(('EWR', 'JFK', 'LGA')). See .modelyard/data/quarantine/2013-02",
         ),
     ],
     ids=["missing", "cut short", "wrong column", "empty month", "too many bad rows"],

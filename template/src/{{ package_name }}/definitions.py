@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import dagster as dg
-
 from modelyard.pipeline.launcher import TorchLauncher
 
 

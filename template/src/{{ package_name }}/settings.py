@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from pydantic import Field
-
 from modelyard.documents import load_settings
 from modelyard.pipeline.settings import Settings, TrainingSettings
 from modelyard.pipeline.workspace import Workspace
+from pydantic import Field
 
 workspace = Workspace(Path(__file__).parents[2])
 

@@ -3,9 +3,8 @@
 from copy import deepcopy
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
-
 from modelyard.pipeline import training
+from torch.nn.parallel import DistributedDataParallel
 
 from .network import Network, loss
 from .settings import NetworkSettings

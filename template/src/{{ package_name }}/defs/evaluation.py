@@ -1,7 +1,6 @@
 """weights → exported model → its figures on the frozen test set, against the champion's."""
 
 import dagster as dg
-
 from modelyard.pipeline import assets
 
 from ..features import SIGNATURE

@@ -1,7 +1,6 @@
 """valid → features, month by month; features → train, validation and frozen test set."""
 
 import dagster as dg
-
 from modelyard.pipeline import assets
 
 from ..features import SIGNATURE, features

@@ -1,7 +1,6 @@
 """evaluated model → model package → registered version → what serves users now."""
 
 import dagster as dg
-
 from modelyard.pipeline import assets
 
 from ..features import SIGNATURE

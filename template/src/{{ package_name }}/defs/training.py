@@ -1,7 +1,6 @@
 """train and validation set → the best weights, by torchrun."""
 
 import dagster as dg
-
 from modelyard.pipeline import assets
 from modelyard.pipeline.launcher import TorchLauncher
 
@@ -17,5 +16,5 @@ from ..settings import settings, workspace
 )
 def weights(context: dg.AssetExecutionContext, launcher: TorchLauncher) -> dg.MaterializeResult:
     """The network's weights at its lowest validation loss (train.py)."""
-    module = f"{__package__.partition('.')[0]}.train"
+    module = f"{__name__.partition('.')[0]}.train"
     return assets.train(context, launcher, module, workspace, settings().training, SIGNATURE)
