@@ -8,8 +8,11 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 # uv does not read pip's configuration: pass on where a person keeps local wheels.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
+# Where it is set, every process would compile torch and Dagster anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench constraints lineage
+.PHONY: help setup demo test lint bench golden constraints lineage
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +41,10 @@ lint: setup ## style, types, walls between the rooms, workflows
 
 bench: setup ## measurements, as ratios
 	python -m benchmarks.orchestration --json
+
+golden: setup ## write the rendered YAML anew that tests compare
+	python -m modelyard.delivery.workflows --write
+	cd tests/argo/model && modelyard render
 
 constraints: setup ## compile the pins of the whole stack anew
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
