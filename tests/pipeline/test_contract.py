@@ -19,7 +19,7 @@ class Row(pa.DataFrameModel):
     value: float = pa.Field(nullable=True)
     time: pl.Datetime("us", "UTC") = pa.Field()  # pyrefly: ignore
 
-    class Config:
+    class Config:  # pyrefly: ignore
         unique = ["number", "kind"]
 
     @pa.dataframe_check

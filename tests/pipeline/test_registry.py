@@ -64,7 +64,7 @@ def test_each_version_keeps_its_own_package(workspace: Workspace) -> None:
 def test_the_run_holds_configuration_metrics_and_package(workspace: Workspace) -> None:
     client = MlflowClient(f"sqlite:///{workspace.state / 'mlflow.db'}")
     version = client.get_model_version("flight-delay", "1")
-    run = client.get_run(version.run_id)
+    run = client.get_run(str(version.run_id))
     assert run.data.params == {"training.epochs": "3", "gate.slices": "['a']"}
     assert run.data.metrics == {"mae": 1.5}
     assert run.data.tags["git_commit"] == "c0ffee" and run.info.status == "FINISHED"

@@ -6,8 +6,10 @@ from io import BytesIO
 from pathlib import Path
 
 import polars as pl
+import polars.selectors as cs
 
 from modelyard.documents import Signature, UserError
+from modelyard.documents.signature import Category, Number
 from modelyard.pipeline.settings import Months
 from modelyard.pipeline.workspace import Workspace, replaced
 
@@ -47,7 +49,8 @@ def write_features(
         UserError: a declared input or the target is missing, or has values outside its
             declaration.
     """
-    frame = features(pl.scan_parquet(valid)).collect(engine="streaming")
+    plan = features(pl.scan_parquet(valid)).with_columns(cs.float().fill_nan(None))
+    frame = plan.collect(engine="streaming")
     _check(frame, signature, path)
     known = frame.filter(pl.col(signature.target).is_not_null())
     with replaced(path) as new:
@@ -70,7 +73,7 @@ def _check(frame: pl.DataFrame, signature: Signature, path: Path) -> None:
                 f"features of {path.stem}: {given.name} is missing in {column.null_count()} rows; "
                 "declare it nullable, or let the contract refuse such rows"
             )
-        if given.kind == "category" and not given.open:
+        if isinstance(given, Category) and not given.open:
             strange = column.drop_nulls().unique().to_list()
             strange = sorted(set(map(str, strange)) - set(given.values))
             if strange:
@@ -78,16 +81,21 @@ def _check(frame: pl.DataFrame, signature: Signature, path: Path) -> None:
                     f"features of {path.stem}: {given.name} has {strange[0]!r}, which its "
                     "declaration does not list; list it, or declare the category open"
                 )
-        elif given.kind == "number":
-            low, high = column.min(), column.max()
-            if (given.minimum is not None and low is not None and low < given.minimum) or (
-                given.maximum is not None and high is not None and high > given.maximum
-            ):
+        elif isinstance(given, Number):
+            outside = frame.filter(~_within(given))[given.name]
+            if len(outside):
                 raise UserError(
-                    f"features of {path.stem}: {given.name} lies in [{low}, {high}], outside of "
-                    f"its declaration [{given.minimum}, {given.maximum}]; widen the declaration, "
+                    f"features of {path.stem}: {given.name} has {outside[0]}, outside of its "
+                    f"declaration [{given.minimum}, {given.maximum}]; widen the declaration, "
                     "or let the contract refuse such rows"
                 )
+
+
+def _within(number: Number) -> pl.Expr:
+    """Whether a row's value lies in the declared range; true where it is missing."""
+    low = number.minimum if number.minimum is not None else float("-inf")
+    high = number.maximum if number.maximum is not None else float("inf")
+    return pl.col(number.name).is_between(low, high).fill_null(True)
 
 
 def stored_hash(path: Path) -> str:

@@ -57,17 +57,14 @@ class TorchLauncher(dg.ConfigurableResource):
             context_injector=dg.PipesEnvContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
         ) as session:
-            code = self._torchrun(
-                module, folder, settings.ranks, session.get_bootstrap_env_vars()
-            )
+            variables = dict(session.get_bootstrap_env_vars())
+            code = self._torchrun(module, folder, settings.ranks, variables)
         if code:
             (folder / WEIGHTS).unlink(missing_ok=True)
             raise UserError(failure((folder / LOG).read_text(), folder / LOG))
         return read_history(folder)
 
-    def _torchrun(
-        self, module: str, folder: Path, ranks: int, environment: dict[str, str]
-    ) -> int:
+    def _torchrun(self, module: str, folder: Path, ranks: int, environment: dict[str, str]) -> int:
         threads = self.threads or max(1, len(os.sched_getaffinity(0)) // ranks)
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone",
@@ -126,4 +123,3 @@ def _what(cause: str, code: int) -> str:
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"exited with {code}"
-

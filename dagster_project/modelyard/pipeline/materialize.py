@@ -11,7 +11,6 @@ import argparse
 import fcntl
 import importlib
 import json
-import logging
 import os
 import sys
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelyard.documents import Manifest, UserError
+from modelyard.pipeline.progress import progress, say
 from modelyard.pipeline.workspace import Workspace, replaced
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def materialize(workspace: Workspace, assets: str = "*", partitions: str | None 
         UserError: a step or a blocking check failed; the message is the step's own.
     """
     started = time.monotonic()
-    _say("loading the pipeline")
+    say("loading the pipeline")
     import dagster as dg
     from dagster_shared.utils.warnings import BetaWarning, PreviewWarning
 
@@ -75,7 +75,7 @@ def materialize(workspace: Workspace, assets: str = "*", partitions: str | None 
     for old in sorted(logs.glob("*.log"))[:-LOGS_KEPT]:
         old.unlink()
     log = logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    watched = dg.Definitions.merge(definitions, dg.Definitions(loggers={"progress": _logger(log)}))
+    watched = dg.Definitions.merge(definitions, dg.Definitions(loggers={"progress": progress(log)}))
     job = watched.resolve_implicit_global_asset_job_def()
     chosen = _select(watched, assets)
     with dg.DagsterInstance.get() as instance:
@@ -158,78 +158,34 @@ def _range(
     return {start: first, end: last}
 
 
-def _logger(log: Path) -> "dg.LoggerDefinition":
-    import dagster as dg
-
-    @dg.logger
-    def progress(_: dg.InitLoggerContext) -> logging.Logger:
-        own = logging.Logger("modelyard.pipeline.materialize")
-        own.addHandler(_Progress())
-        file = logging.FileHandler(log)
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        own.addHandler(file)
-        return own
-
-    return progress
-
-
-class _Progress(logging.Handler):
-    """One line a finished step, with its seconds and its summaries."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.summaries: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        event = getattr(record, "dagster_event", None) or getattr(
-            record, "dagster_meta", {}
-        ).get("dagster_event")
-        if event is None:
-            return
-        step, kind = event.step_key, event.event_type_value
-        if kind == "STEP_START":
-            self.summaries = []
-            _say(f"{step} …")
-        elif kind == "ASSET_MATERIALIZATION":
-            materialization = event.step_materialization_data.materialization
-            name = materialization.asset_key.to_user_string()
-            text = materialization.metadata.get("summary")
-            if text and (name, text.value) not in self.summaries:
-                self.summaries.append((name, text.value))
-        elif kind == "ASSET_CHECK_EVALUATION":
-            check = event.asset_check_evaluation_data
-            self.summaries.append((check.check_name, check.description or ""))
-        elif kind == "STEP_SUCCESS":
-            seconds = event.step_success_data.duration_ms / 1000
-            for index, (name, text) in enumerate(self.summaries):
-                took = f"{seconds:5.1f} s" if not index else " " * 7
-                _say(f"{took}  {name:18}{text}")
-
-
-def _failure(result: Any, log: Path) -> str | None:
-    """What the first failed step or blocking check says; None after a success."""
+def _failure(result: "dg.ExecuteInProcessResult", log: Path) -> str | None:
+    """What the first failed blocking check or step says; None after a success."""
+    if result.success:
+        return None
     for event in result.all_events:
         if event.event_type_value == "ASSET_CHECK_EVALUATION":
             check = event.asset_check_evaluation_data
             if not check.passed and check.blocking:
-                return f"{check.asset_key.to_user_string()}: {check.check_name}: {check.description}"
-    for event in result.get_step_failure_events() if not result.success else []:
-        error = event.step_failure_data.error
+                asset = check.asset_key.to_user_string()
+                return f"{asset}: {check.check_name}: {check.description}"
+    for event in result.get_step_failure_events():
+        error = root = event.step_failure_data.error
         while error is not None:
             if error.cls_name == "UserError":
                 return error.message.partition(": ")[2].strip()
             if error.message.startswith(INTERRUPTED):
                 raise KeyboardInterrupt
-            error, last = error.cause, error
-        return f"{event.step_key}: {last.message.strip()}\nThe traceback is in {log}"
-    return None if result.success else f"the run failed; see {log}"
+            error, root = error.cause, error
+        said = root.message.strip() if root else "it failed"
+        return f"{event.step_key}: {said}\nThe traceback is in {log}"
+    return f"the run failed; see {log}"
 
 
 def _finish(workspace: Workspace, result: Any, seconds: float) -> None:
     """The summary, and `.modelyard/last_train.json` when a version was registered."""
     versions = [m for m in _materializations(result) if m.asset_key.path == ["model_version"]]
     if not versions:
-        _say(f"done in {seconds:.0f} s")
+        say(f"done in {seconds:.0f} s")
         return
     version = versions[-1].metadata["version"].value
     manifest = Manifest.model_validate_json(
@@ -260,10 +216,6 @@ def _materializations(result: Any) -> list[Any]:
         for event in result.all_events
         if event.event_type_value == "ASSET_MATERIALIZATION"
     ]
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -89,9 +89,7 @@ class Run(Generic[Settings]):
         rows = torch.randperm(len(self.train), generator=order)
         share = max(1, min(self.settings.batch_rows, len(self.train)) // self.ranks)
         steps = max(1, len(self.train) // (share * self.ranks))
-        mine = [
-            rows[(step * self.ranks + self.rank) * share :][:share] for step in range(steps)
-        ]
+        mine = [rows[(step * self.ranks + self.rank) * share :][:share] for step in range(steps)]
         return Batches(self._train, mine)
 
     def validation_batches(self) -> "Batches":
