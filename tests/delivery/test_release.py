@@ -1,15 +1,200 @@
 """Whole releases: the real command, Envoy, two BentoML servers, replayed traffic."""
 
+import json
+import re
+import signal
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import psutil
 import pytest
-from conftest import Repo
+from delivery.model_repo import POLICY, Repo
+
+from modelyard.delivery.envoy import ARM_HEADER
+from modelyard.delivery.processes import Server
 
 pytestmark = pytest.mark.xdist_group("delivery")
 
 
-def test_a_good_candidate_is_promoted(serving: Repo) -> None:
-    code, result = serving.release(2)
-    assert (code, result["decision"]) == (0, "promoted")
+def test_a_first_version_and_a_good_one_after_it(repo: Repo) -> None:
+    code, first = repo.release(1)
+    assert (code, first["decision"], first["stable"]) == (0, "bootstrapped", None)
+    code, result = repo.release(2)
+    assert (code, result["decision"], result["stable"]) == (0, "promoted", 1)
     assert result["failed_requests"] == 0 and result["stable_downtime_s"] == 0
-    assert serving.answers() == 2
-    weights = [e.weight for e in serving.events()]
-    assert weights == sorted(weights) and {0, 20, 50, 100} == set(weights)
+    assert result["requests"] > 100 and repo.answers() == 2
+    weights = [e.weight for e in repo.events()]
+    assert weights == sorted(weights) and set(weights) == {0, 20, 50, 100}
+    assert Server(repo.folder / ".modelyard/serving/v1").facts is None, "the old one is stopped"
+
+    done = repo.modelyard("release", "run", "--env", "local", "--candidate", "2")
+    assert done.returncode == 0 and "version 2 is the stable version already" in done.stdout
+
+    found = json.loads(repo.modelyard("release", "status", "--json").stdout)
+    assert found["stable"] == 2 and found["servers"] == {"2": "ready"}
+    assert [r["decision"] for r in found["releases"]] == ["bootstrapped", "promoted"]
+    assert "promoted" in repo.modelyard("release", "status").stdout
+
+    assert repo.modelyard("release", "report").returncode == 0
+    page = (repo.folder / ".modelyard" / "report.html").read_text()
+    assert page.count("<section") == 2 and page.count("<svg") == 1
+    assert not re.search(r"(src|href)=.https?:", page), "the page must stand alone"
+
+    assert repo.modelyard("release", "stop", "--env", "local").returncode == 0
+    with pytest.raises(httpx.ConnectError):
+        repo.answers()
+    done = repo.modelyard("release", "run", "--env", "local", "--candidate", "2")
+    assert done.returncode == 0 and repo.answers() == 2, "the stable version is brought back"
+
+
+@pytest.mark.parametrize(
+    ("fault", "phase", "reason"),
+    [
+        ({"fail_after": 90}, "canary", r"errors: \d+ of \d+ failed at the candidate"),
+        ({"refuse": True}, "shadow", r"errors: \d+ of \d+ failed at the candidate"),
+        ({"shift": 5.0}, "shadow", "predictions: .* disagree"),
+        ({"latency_s": 0.3}, "shadow", "latency: p50 "),
+        ({"says": 9}, "deploy", "version 2 says it is 9"),
+    ],
+    ids=["breaks-in-canary", "refuses", "shifted", "slow", "wrong-version"],
+)
+def test_a_faulty_candidate_is_rolled_back(serving: Repo, fault, phase, reason) -> None:
+    serving.plant(2, **fault)
+    code, result = serving.release(2)
+    assert (code, result["decision"]) == (2, "rolled_back")
+    assert re.search(reason, result["reason"]), result["reason"]
+    before = next(e for e in reversed(serving.events()) if e.phase not in ("rollback", "done"))
+    assert before.phase == phase
+    assert result["stable_downtime_s"] == 0
+    assert result["failed_requests"] <= (60 if phase == "canary" else 0)
+    assert not Server(serving.folder / ".modelyard/serving/v2").alive()
+
+
+def test_a_server_that_never_gets_ready(serving: Repo) -> None:
+    serving.write_policy({**POLICY, "deploy": {"max_duration": "5s"}})
+    serving.plant(2, never_ready=True)
+    code, result = serving.release(2)
+    assert (code, result["decision"]) == (2, "rolled_back")
+    assert "version 2 was not ready after" in result["reason"]
+    assert "Service Fixture initialized" in result["reason"], "the end of the server's log"
+    assert result["failed_requests"] == 0 and result["stable_downtime_s"] == 0
+
+
+@pytest.mark.parametrize("outcome", ["hold", "roll_back"])
+def test_too_little_traffic_is_inconclusive(serving: Repo, outcome: str) -> None:
+    canary = {**POLICY["canary"], "min_requests": 10_000, "max_duration": "2s"}
+    held = {"on_inconclusive": "hold", "hold_weight": 10} if outcome == "hold" else {}
+    serving.write_policy({**POLICY, "canary": {**canary, **held}})
+    code, result = serving.release(2)
+    expected = (3, "held") if outcome == "hold" else (2, "rolled_back")
+    assert (code, result["decision"]) == expected
+    assert re.search(r"undecided after \d+ s: \d+ of 10000 requests", result["reason"])
+    assert serving.events()[-1].weight == (10 if outcome == "hold" else 0)
+    if outcome == "hold":
+        answered = {serving.answers() for _ in range(120)}
+        assert answered == {1, 2}, "the held candidate keeps its share"
+        serving.write_policy(POLICY)
+        serving.plant(2, says=9)
+        assert serving.release(2)[0] == 2, "a new attempt begins anew"
+
+
+def test_the_shadow_answers_nobody_and_the_arm_header_asks_stable(serving: Repo) -> None:
+    serving.write_policy({**POLICY, "shadow": {"min_requests": 10_000, "max_duration": "60s"}})
+    process = serving.start(*serving.command(2))
+    serving.wait_for("shadow")
+    with closing(httpx.Client(base_url=serving.url)) as client:
+        answers = [client.post("/predict", json={"rows": [{"x": 0.1}]}) for _ in range(20)]
+        assert {a.json()["version"] for a in answers} == {1}
+        assert all(a.headers["x-request-id"] for a in answers)
+        mine = client.post(
+            "/predict", json={"rows": [{"x": 0.1}]}, headers={"x-request-id": "my-own"}
+        )
+        assert mine.headers["x-request-id"] == "my-own"
+    process.send_signal(signal.SIGINT)
+    assert serving.finish(process).returncode == 2
+    logs = {
+        version: "".join(f.read_text() for f in (
+            serving.folder / f".modelyard/serving/v{version}/predictions").glob("*.jsonl"))
+        for version in (1, 2)
+    }  # fmt: skip
+    for answer in answers:
+        request_id = answer.headers["x-request-id"]
+        assert request_id in logs[1] and request_id in logs[2], "paired by request id"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupted_release_goes_back_to_stable(serving: Repo, number: int) -> None:
+    serving.write_policy({**POLICY, "canary": {**POLICY["canary"], "min_requests": 10_000}})
+    process = serving.start(*serving.command(2), "--json")
+    serving.wait_for("canary", 20)
+    process.send_signal(number)
+    done = serving.finish(process)
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["decision"]) == (2, "rolled_back")
+    assert result["reason"] == "interrupted" and "interrupted" in done.stderr
+    with closing(httpx.Client(base_url=serving.url)) as client:
+        replies = [client.post("/predict", json={"rows": [{"x": 0.1}]}) for _ in range(50)]
+    assert {r.json()["version"] for r in replies} == {1}
+
+
+def test_a_stable_server_that_dies_is_started_again(serving: Repo) -> None:
+    slow = {**POLICY["canary"], "min_requests": 10_000}
+    serving.write_policy({**POLICY, "canary": slow})
+    process = serving.start(*serving.command(2), "--json")
+    serving.wait_for("canary", 20)
+    server = Server(serving.folder / ".modelyard/serving/v1")
+    before = server.facts
+    assert before is not None
+    for child in [psutil.Process(before["pid"]), *psutil.Process(before["pid"]).children(True)]:
+        child.kill()
+    direct = {ARM_HEADER: "stable"}
+    _until_answers(serving, direct)
+    assert server.facts != before
+    process.send_signal(signal.SIGINT)
+    result = json.loads(serving.finish(process).stdout)
+    assert result["decision"] == "rolled_back" and result["stable_downtime_s"] > 0
+    assert {e.weight for e in serving.events()} <= {0, 20}, "nothing advanced meanwhile"
+
+
+def _until_answers(repo: Repo, headers: dict[str, str]) -> None:
+    transport = httpx.HTTPTransport(retries=2)
+    with closing(httpx.Client(base_url=repo.url, headers=headers, transport=transport)) as client:
+        for _ in range(600):
+            try:
+                if client.get("/model", timeout=2).is_success:
+                    return
+            except httpx.HTTPError:
+                continue
+    raise AssertionError("stable did not come back")
+
+
+def test_steps_for_a_workflow_engine(serving: Repo) -> None:
+    def step(name: str, *more: str) -> int:
+        arguments = ["release", "step", name, "--env", "local", "--candidate", "3", *more]
+        done = serving.modelyard(*arguments)
+        assert not done.stderr, done.stderr
+        return done.returncode
+
+    missing = serving.modelyard(
+        "release", "step", "deploy", "--env", "local", "--candidate", "3"
+    )  # fmt: skip
+    assert missing.returncode == 1 and "run step preflight first" in missing.stderr
+    assert step("preflight") == 0 and step("preflight") == 0, "a step is idempotent"
+    assert step("deploy") == 0 and serving.events()[-1].phase == "deploy"
+    events = len(serving.events())
+    assert step("deploy") == 0 and len(serving.events()) == events, "nothing left to do"
+    assert Server(serving.folder / ".modelyard/serving/v3").alive()
+    assert step("rollback") == 0 and step("rollback") == 0
+    assert serving.events()[-1].decision == "rolled_back"
+    assert step("shadow") == 2, "a rolled back release is not taken up by a later step"
+    wrong = serving.modelyard(
+        "release", "step", "canary", "--env", "local", "--candidate", "3", "--weight", "33"
+    )
+    assert wrong.returncode == 1 and "the policy's steps are 20, 50, 100" in wrong.stderr
+
+
+def test_no_paths_of_earlier_runs(serving: Repo) -> None:
+    """The state folder holds no process files of what does not run."""
+    found = {p.parent.name for p in Path(serving.folder).glob(".modelyard/serving/*/process.json")}
+    assert found == {"envoy", "v1"}

@@ -1,0 +1,122 @@
+"""A model repo with tiny but real Bentos, and the `modelyard` command run in it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from modelyard.delivery.processes import free_port, wait_until
+from modelyard.documents import ReleaseEvent
+from modelyard.documents import releases as read_releases
+
+BIN = Path(sys.executable).parent
+
+POLICY = {
+    "alpha": 0.01,
+    "interval": "100ms",
+    "deploy": {"max_duration": "60s"},
+    "shadow": {"min_requests": 60, "max_duration": "30s"},
+    "canary": {
+        "steps": [20, 50, 100],
+        "min_requests": 20,
+        "min_duration": "300ms",
+        "max_duration": "30s",
+    },
+    # Loose: two servers, Envoy and a load generator share a busy test machine.
+    "gates": {"latency": {"quantile": 0.5, "ratio": 3.0, "slack": "200ms"}},
+}
+
+
+class Repo:
+    """A model repo in `folder`, whose local environment has a free port."""
+
+    def __init__(self, folder: Path, bento_store: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.faults = folder / "faults"
+        self._started: list[subprocess.Popen[str]] = []
+        self.faults.mkdir(parents=True)
+        (folder / "pyproject.toml").write_text('[project]\nname = "fixture"\n')
+        (folder / ".modelyard").mkdir()
+        (folder / ".modelyard" / "bentoml").symlink_to(bento_store)
+        rows = "".join(json.dumps({"x": i % 97 / 97}) + "\n" for i in range(500))
+        (folder / "rows.jsonl").write_text(rows)
+        self.write_policy(POLICY)
+
+    def write_policy(self, policy: dict[str, Any], rate: int = 150) -> None:
+        local = {"platform": "local", "port": self.port, "replay_rate": rate, "policy": policy}
+        document = {"version": 1, "image": "ghcr.io/acme/fixture", "environments": {"local": local}}
+        (self.folder / "argo").mkdir(exist_ok=True)
+        (self.folder / "argo" / "release.yaml").write_text(yaml.safe_dump(document))
+
+    def plant(self, version: int, **faults: object) -> None:
+        """Faults of `bento/service.py`, live at once."""
+        (self.faults / f"{version}.json.new").write_text(json.dumps(faults))
+        (self.faults / f"{version}.json.new").rename(self.faults / f"{version}.json")
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [BIN / "modelyard", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PLANTED_FAULTS": str(self.faults)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._started.append(process)
+        return process
+
+    def end_commands(self) -> None:
+        """Those that a failed test left running."""
+        for process in self._started:
+            process.terminate()
+            process.communicate()
+        self._started.clear()
+
+    def modelyard(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.finish(self.start(*arguments))
+
+    def finish(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+        """Wait for a command, which must not end in a traceback."""
+        try:
+            out, err = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        assert "Traceback" not in err, err
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def release(self, version: int, *arguments: str) -> tuple[int, dict[str, Any]]:
+        """Exit code and final JSON of a release under replayed traffic."""
+        done = self.modelyard(*self.command(version), "--json", *arguments)
+        assert done.stdout, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    def command(self, version: int) -> list[str]:
+        run = ["release", "run", "--env", "local", "--candidate", str(version)]
+        return [*run, "--traffic", "replay:rows.jsonl"]
+
+    def answers(self) -> int:
+        """The version that answers users now."""
+        reply = httpx.post(f"{self.url}/predict", json={"rows": [{"x": 0.5}]}, timeout=10)
+        reply.raise_for_status()
+        return reply.json()["version"]
+
+    def wait_for(self, phase: str, weight: int = 0) -> None:
+        """Until the newest release got as far as that."""
+        assert wait_until(lambda: self._at(phase, weight), 60, every=0.02), self.events()[-1]
+
+    def _at(self, phase: str, weight: int) -> bool:
+        last = self.events()[-1]
+        return last.decision is None and (last.phase, last.weight) == (phase, weight)
+
+    def events(self) -> list[ReleaseEvent]:
+        """Of the newest release."""
+        return read_releases(self.folder / ".modelyard" / "releases")[-1]
