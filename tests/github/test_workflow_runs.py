@@ -5,7 +5,6 @@ What needs GitHub itself is where a run ends, and each test says so: its runner'
 """
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
