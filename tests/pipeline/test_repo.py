@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from pipeline.flights import MONTHS, ROWS, configure, materialize
 
 from modelyard.documents import ReleaseEvent, UserError, verify_package
@@ -19,6 +20,7 @@ from modelyard.pipeline.challenge import Evaluation, evaluate
 from modelyard.pipeline.export import load
 from modelyard.pipeline.frames import HASH
 from modelyard.pipeline.gate import GatePolicy
+from modelyard.pipeline.job import WEIGHTS
 from modelyard.pipeline.workspace import Workspace
 
 pytestmark = pytest.mark.xdist_group("pipeline-repo")
@@ -94,10 +96,13 @@ def released(trained: tuple[Path, str]) -> Iterator[Workspace]:
 
 
 def test_a_challenger_that_is_worse_is_not_registered(released: Workspace) -> None:
-    config = (released.root / "config.yaml").read_text()
-    configure(released.root, learning_rate="1.0e-9", epochs="1")
-    code, printed = materialize(released.root, "--assets", 'key:"weights"+')
-    (released.root / "config.yaml").write_text(config)
+    # Weights that have learnt it the wrong way round.
+    path = released.training / WEIGHTS
+    weights = torch.load(path, weights_only=True)
+    last = max(name for name in weights if name.startswith("layers."))
+    outputs = last.replace("bias", "weight")
+    torch.save({**weights, outputs: -weights[outputs]}, path)
+    code, printed = materialize(released.root, "--assets", 'key:"exported_model"+')
     assert code == 1
     assert "error: evaluation: gate: AUC " in printed
     assert "vs champion" in printed and "not shown to be non-inferior" in printed
@@ -162,7 +167,6 @@ def spoil(path: Path, change: Callable[[str], str]) -> None:
     ("file", "change", "message"),
     [
         ("flights.csv", None, "no source file flights (looked for flights.csv, "),
-        ("flights.csv", lambda t: t[: t.rindex(",N")], "flights.csv: cut short: its last row has"),
         (
             "flights.csv",
             lambda t: t.replace("arr_delay", "delay", 1),
@@ -174,7 +178,7 @@ def spoil(path: Path, change: Callable[[str], str]) -> None:
             "XXX breaks isin(('EWR', 'JFK', 'LGA')). See .modelyard/data/quarantine/2013-02",
         ),
     ],
-    ids=["missing", "cut short", "wrong column", "too many bad rows"],
+    ids=["missing", "wrong column", "too many bad rows"],
 )
 def test_a_spoilt_source_ends_with_one_message(
     file: str,

@@ -40,7 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Run the pipeline up to a registered model version.",
     )
     parser.add_argument("--partitions", metavar="A...B", help="months, such as 2013-01...2013-03")
-    parser.add_argument("--assets", default="*", help="Dagster asset selection (default: all)")
+    parser.add_argument(
+        "--assets",
+        default="*",
+        help="Dagster asset selection, such as weights or 'key:\"weights\"+' (default: all)",
+    )
     given = parser.parse_args(arguments)
     workspace = Workspace(Path.cwd())
     os.environ.setdefault("DAGSTER_HOME", str(workspace.root / ".dagster"))
