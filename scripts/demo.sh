@@ -29,19 +29,22 @@ trap 'make -s stop' EXIT
 show make -s setup
 
 step "Version 1: half a year of flights; nothing is deployed yet, so it is bootstrapped"
-show make -s train && keep 1
+show make -s train
+keep 1
 show make -s release
 
 step "Version 2: three more months; shadow, then the canary's steps"
 sed -i 's/^\( *train:.*\)2013-06/\12013-09/' config.yaml
 commit "Train on three more months"
-show make -s train && keep 2
+show make -s train
+keep 2
 show make -s release
 
 step "Version 3: a mistake in the service, as a team would make it"
 show git apply "$here/scripts/demo-fault.patch"
 commit "Keep the recent scores for the dashboard"
-show make -s train && keep 3
+show make -s train
+keep 3
 show make -s release || echo "(make release gave $?: rolled back)"
 
 step "What happened"

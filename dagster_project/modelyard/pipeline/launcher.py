@@ -67,7 +67,10 @@ class TorchLauncher(dg.ConfigurableResource):
     def _torchrun(self, module: str, folder: Path, ranks: int, environment: dict[str, str]) -> int:
         threads = self.threads or max(1, len(os.sched_getaffinity(0)) // ranks)
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone",
+            sys.executable, "-m", "torch.distributed.run",
+            # What --standalone does, but without asking for the name of this machine.
+            "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
+            "--local-addr", "127.0.0.1",
             "--nproc-per-node", str(ranks), "--log-dir", str(folder / "errors"),
             "-m", module, str(folder),
         ]  # fmt: skip
