@@ -123,7 +123,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
         do_GET = do_POST = respond
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
     run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",

@@ -24,7 +24,7 @@ import yaml
 from github.api_server import cluster
 from support import ROOT, commit, run
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("workflow-release")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("workflows")]
 
 WORKFLOWS = ROOT / ".github" / "workflows"
 
@@ -329,3 +329,8 @@ def test_not_submitting_is_a_choice_in_the_caller(act, ready: Path) -> None:
     caller.write_text(caller.read_text().replace("submit: true", "submit: false"))
     done = release(act, ready, "")
     assert done.ok and "Cluster access" not in done.steps
+
+
+def test_the_push_that_creates_main_releases_nothing(act, ready: Path) -> None:
+    done = release(act, ready, "", payload={"created": True})
+    assert done.ok and not done.jobs

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import commit, run
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("workflows")]
 
 CI_STEPS = ["Environment", "Style and types", "Tests", "Rendered manifests"]
 
