@@ -42,8 +42,13 @@ def counts(
                   pairs=pairs)  # fmt: skip
 
 
-def look(time: float, now: Counts | None = None, **health: Health) -> Evidence:
-    return Evidence(time=time, counts=now, **({"candidate": READY, "stable": READY} | health))
+def look(
+    time: float,
+    now: Counts | None = None,
+    candidate: Health = READY,
+    stable: Health | None = READY,
+) -> Evidence:
+    return Evidence(time=time, counts=now, candidate=candidate, stable=stable)
 
 
 ZERO = counts(100.0, 0, 0)
@@ -107,7 +112,7 @@ def test_decisions(state: State, evidence: Evidence, expected: tuple) -> None:
 
 def test_a_first_version_needs_no_stable() -> None:
     state = dataclasses.replace(DEPLOY, stable=None)
-    action = decide(POLICY, look(101, stable=None), state)  # type: ignore[arg-type]
+    action = decide(POLICY, look(101, stable=None), state)
     assert (action.phase, action.weight) == ("promote", 100)
 
 
@@ -193,7 +198,7 @@ def walk(policy: Policy, steps: list[dict], stable: int | None):
             now,
             None if s["blind"] else seen,
             candidate=s["candidate_health"],
-            **({"stable": s["stable_health"]} if stable else {"stable": None}),
+            stable=s["stable_health"] if stable else None,
         )
         action = decide(policy, evidence, state)
         trail.append((state, evidence, action))

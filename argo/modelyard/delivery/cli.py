@@ -92,15 +92,10 @@ def run(
     with ports.record.lock(), _ctrl_c(), Progress(title, _stream(as_json)) as progress:
         controller = Controller(ports, place.policy, progress.follow, clients)
         try:
-            state = controller.run(controller.open(version))
+            state = _to_the_end(controller, controller.open(version))
         except Unchanged as same:
             _print_unchanged(str(same), version, as_json)
             return
-        except KeyboardInterrupt:
-            state = controller.last()
-            print("interrupted: traffic is back at stable", file=sys.stderr)
-            if state is None or state.decision is None:
-                raise
         finally:
             if clients:
                 clients.stop()
@@ -118,7 +113,8 @@ def step(
 ) -> None:
     """One step of a release, for a workflow engine; a step that is done already does nothing.
 
-    Only preflight begins a release. rollback does nothing once the release is decided.
+    Only preflight begins a release. A step that breaks or is ended leaves the release as it
+    is, to be tried again; rollback ends it, and does nothing once it is decided.
     Exit codes as of `run`, with 0 for a step that is done; rollback exits 0.
     """
     from modelyard.delivery.progress import Progress
@@ -132,7 +128,7 @@ def step(
         raise UserError(f"--weight belongs to step canary, not to {name.value}")
     ports = _ports(policy, env, place)
     title = f"release of {project_name()} version {version} to {env}: {name.value}"
-    with ports.record.lock(), _ctrl_c(), Progress(title, sys.stdout) as progress:
+    with ports.record.lock(), Progress(title, sys.stdout) as progress:
         controller = Controller(ports, place.policy, progress.follow)
         if name is StepName.rollback:
             ended = controller.last()
@@ -148,7 +144,7 @@ def step(
                 return
         else:
             state = _begun(controller, version)
-        state = controller.run(state, name.value, weight or 100)
+        state = controller.advance(state, name.value, weight or 100)
     raise typer.Exit(EXIT[state.decision])
 
 
@@ -175,7 +171,8 @@ def status(
         return
     from rich.console import Console
 
-    Console().print(_table(found))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(_table(found))
     print(f"stable: {stable or 'none'}")
     for version, health in serves.items():
         print(f"version {version}: {health}")
@@ -250,6 +247,18 @@ def _version(policy: Release, place: Local | Kubernetes, candidate: str | None) 
     return int(candidate)
 
 
+def _to_the_end(controller: Controller, state: State) -> State:
+    try:
+        return controller.run(state)
+    except KeyboardInterrupt:
+        ended = controller.last()
+        if ended is None or ended.decision is None:
+            print("interrupted twice: run the same again to end it", file=sys.stderr)
+            raise
+        print("interrupted: users are served by stable again", file=sys.stderr)
+        return ended
+
+
 def _begun(controller: Controller, version: int) -> State:
     state = controller.last()
     if state is None or state.candidate != version:
@@ -303,7 +312,9 @@ def _print_summary(found: Summary, as_json: bool) -> None:
 def _table(found: list[Summary]) -> Any:
     from rich.table import Table
 
-    table = Table("version", "decision", "why", "seconds", "requests", "failed", "stable down")
+    table = Table()
+    for name in ("version", "decision", "why", "seconds", "requests", "failed", "stable down"):
+        table.add_column(name, no_wrap=name != "why")
     for s in found:
         figures = (f"{s.seconds:.0f}", str(s.requests), str(s.failed_requests))
         down = f"{s.stable_downtime_s:g} s"

@@ -86,17 +86,16 @@ class Controller:
         releases = self.ports.record.releases()
         return machine.replay(releases[-1]) if releases else None
 
-    def run(self, state: State, step: Step = "promote", weight: int = 100) -> State:
-        """Go on up to the end of a step (`promote`: to the end of the release).
+    def run(self, state: State) -> State:
+        """The rest of the release.
 
-        A step that is done already returns at once. Whatever breaks on the way, Ctrl-C
-        too, first takes the candidate's traffic away.
+        Whatever breaks on the way, Ctrl-C too, first takes the candidate's traffic away.
 
         Raises:
             UserError, KeyboardInterrupt: after the roll back.
         """
         try:
-            return self._run(state, step, weight)
+            return self.advance(state)
         except KeyboardInterrupt:
             self.roll_back("interrupted")
             raise
@@ -111,10 +110,16 @@ class Controller:
             return state
         if state.phase != "rollback":
             state = self._do(state, machine.roll_back(reason), self._look(state))
-        return self._run(state)
+        return self.advance(state)
 
-    def _run(self, state: State, step: Step = "promote", weight: int = 100) -> State:
+    def advance(self, state: State, step: Step = "promote", weight: int = 100) -> State:
+        """Go on up to the end of a step (`promote`: to the end of the release).
+
+        A step that is done already returns at once. What breaks on the way is for the
+        caller to try again, or to roll back.
+        """
         while state.phase != "done":
+            next_look = time.monotonic() + self.policy.interval
             evidence = self._look(state)
             action = machine.decide(self.policy, evidence, state)
             if _beyond(action, step, weight):
@@ -122,7 +127,7 @@ class Controller:
             moves = action.moves(state)
             state = self._do(state, action, evidence)
             if not moves:
-                time.sleep(self.policy.interval)
+                time.sleep(max(0.0, next_look - time.monotonic()))
         return state
 
     def _look(self, state: State) -> Evidence:

@@ -115,8 +115,8 @@ class Envoy:
         self.server.start(
             # Envoy asks the kernel for a SIGTERM when its parent dies (PR_SET_PDEATHSIG).
             # A shell that waits for it is the parent that outlives this command.
-            ["/bin/sh", "-c", '"$@"; exit $?', "envoy", program, "-c", str(bootstrap), "--concurrency", "1",
-             "--use-dynamic-base-id", "--log-level", "warning"],
+            ["/bin/sh", "-c", '"$@"; exit $?', "envoy", program, "-c", str(bootstrap),
+             "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning"],
             {},
             admin=admin,
         )  # fmt: skip

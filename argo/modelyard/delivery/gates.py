@@ -12,6 +12,9 @@ from typing import Literal
 from modelyard.delivery.policy import Errors, Latency, Predictions
 from modelyard.delivery.ports import Arm, Pairs
 
+_SAME = 0.05
+"""level at which stable at the same time must be ruled out as the failures' explanation"""
+
 Outcome = Literal["pass", "fail", "wait"]
 
 
@@ -58,23 +61,31 @@ def upper_bound(hits: int, n: int, alpha: float) -> float:
     return high
 
 
-def judge_errors(gate: Errors, stable: Arm, candidate: Arm, alpha: float) -> Verdict:
+def judge_errors(gate: Errors, stable: Arm, earlier: Arm, candidate: Arm, alpha: float) -> Verdict:
     """Does the candidate fail more often than stable by more than the margin?
 
-    Stable's rate is taken at its upper bound, then the candidate's failures are tested
-    against that rate plus the margin; each half has half of `alpha`.
+    `earlier` is stable over the whole release: many requests, so that few failures of the
+    candidate are enough. Its rate is taken at its upper bound, then the candidate's
+    failures are tested against that rate plus the margin; each half has half of `alpha`.
+    `stable` is stable at the candidate's own time: where something hits both, such as a
+    broken dependency, the candidate must be clearly worse than that, too.
     """
+    now = stable if stable.requests else earlier
     text = (
-        f"{_of(candidate)} failed at the candidate, {_of(stable)} at stable "
-        f"(margin {gate.margin:.2%})"
+        f"{_of(candidate)} failed at the candidate, {_of(now)} at stable (margin {gate.margin:.1%})"
     )
-    if not candidate.requests or not stable.requests:
+    if not candidate.requests or not now.requests:
         return Verdict("errors", "wait", text)
-    limit = upper_bound(stable.failures, stable.requests, alpha / 2) + gate.margin
-    if limit < 1 and (surprise_above(candidate.failures, candidate.requests, limit) <= alpha / 2):
+    if _fails_more(gate, earlier, candidate, alpha) and _fails_more(gate, now, candidate, _SAME):
         return Verdict("errors", "fail", text)
-    excess = candidate.failures / candidate.requests - stable.failures / stable.requests
+    excess = candidate.failures / candidate.requests - now.failures / now.requests
     return Verdict("errors", "pass" if excess <= gate.margin else "wait", text)
+
+
+def _fails_more(gate: Errors, stable: Arm, candidate: Arm, alpha: float) -> bool:
+    limit = upper_bound(stable.failures, stable.requests, alpha / 2) + gate.margin
+    surprise = surprise_above(candidate.failures, candidate.requests, limit)
+    return limit < 1 and surprise <= alpha / 2
 
 
 def judge_latency(gate: Latency, stable: Arm, candidate: Arm, alpha: float) -> Verdict:

@@ -34,15 +34,13 @@ class Summary:
 class Point:
     """Between two looks."""
 
+    began: float
     time: float
-    """s since the release began"""
+    """the earlier look and the later one, s since the release began"""
     weight: int
     phase: str
     stable: Arm
     candidate: Arm
-
-    def failure_rate(self, arm: Arm) -> float | None:
-        return arm.failures / arm.requests if arm.requests else None
 
 
 def summary(events: Sequence[ReleaseEvent]) -> Summary:
@@ -75,6 +73,7 @@ def points(events: Sequence[ReleaseEvent]) -> list[Point]:
         anew = old.epoch != new.epoch
         found.append(
             Point(
+                began=before.time - events[0].time,
                 time=event.time - events[0].time,
                 # What came in between the looks came under the earlier one's weight.
                 weight=before.weight,

@@ -25,7 +25,7 @@ from modelyard.documents import releases as read_releases
 
 STATE = Path(".modelyard")
 _DRAIN_S = 10.0
-_HEALTH_S = 2.0
+_HEALTH_S = 0.5
 
 
 def local_ports(model: str, environment: Local, state: Path = STATE) -> Ports:

@@ -24,10 +24,12 @@ from modelyard.delivery.ports import Arm, Counts, Evidence, Routes
 from modelyard.documents import ReleaseEvent, UserError
 from modelyard.documents.record import Decision, Phase
 
-RECENT = 8
-"""looks in the short window, which sees a fault that the whole step would dilute"""
+RECENT, LAST = 8, 2
+"""looks in the two short windows"""
 STALE = 5
 """intervals after which counts are too old to advance on"""
+_TESTS = 6
+"""errors in three windows, latency in two, predictions in one"""
 
 
 @dataclass(frozen=True)
@@ -250,9 +252,10 @@ def _watch(policy: Policy, evidence: Evidence, state: State) -> Action:
 
 
 def judge(policy: Policy, evidence: Evidence, state: State) -> Iterator[tuple[str, Verdict]]:
-    """The verdicts of all gates that apply: (`step` or `recent`, verdict).
+    """The verdicts of all gates that apply, each with its window.
 
-    `step` is everything since this weight began, `recent` the last looks. alpha is split
+    `step` is everything since this weight began; `recent` and `last` are the newest looks,
+    in which a fault that has just come is not diluted by what went well before. alpha is split
     evenly over gates and windows, and over the looks as 1 / (k (k + 1)), which sums to 1
     however many there will be (Bonferroni).
     """
@@ -260,14 +263,19 @@ def judge(policy: Policy, evidence: Evidence, state: State) -> Iterator[tuple[st
     if counts is None or state.baseline is None or state.first is None:
         return
     look = state.looks + 1
-    alpha = policy.alpha / (look * (look + 1)) / 5
+    alpha = policy.alpha / (look * (look + 1)) / _TESTS
     earlier = _arms(state.first, counts)[0]
-    for window, start in {"step": state.baseline, "recent": state.recent[0]}.items():
+    windows = {
+        "step": state.baseline,
+        "recent": state.recent[0],
+        "last": state.recent[-LAST:][0],
+    }
+    for window, start in windows.items():
         stable, candidate = _arms(start, counts)
-        # At 100 % stable has no traffic of its own to compare with at the same time.
-        stable = earlier if state.weight == 100 else stable
-        yield window, judge_errors(gates.errors, stable, candidate, alpha)
-        if gates.latency:
+        yield window, judge_errors(gates.errors, stable, earlier, candidate, alpha)
+        if gates.latency and window != "last":
+            # At 100 % stable has no traffic of its own to compare with at the same time.
+            stable = earlier if state.weight == 100 else stable
             yield window, judge_latency(gates.latency, stable, candidate, alpha)
     if gates.predictions and state.phase == "shadow" and counts.pairs:
         yield "step", judge_predictions(gates.predictions, counts.pairs, alpha)

@@ -2,7 +2,7 @@
 
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,9 @@ _STABLE, _CANDIDATE, _GREY = "#2b6cb0", "#dd6b20", "#718096"
 _COLOURS = {"promoted": "#2f855a", "bootstrapped": "#2f855a", "rolled_back": "#c53030"}
 _UNDECIDED = "#b7791f"
 _BINS = 60
+
+Figure = Callable[[list[Point], str], float]
+"""of some neighbouring points and an arm"""
 
 
 def write_report(
@@ -120,26 +123,26 @@ def _groups(shown: Sequence[Point], seconds: float) -> list[list[Point]]:
     return list(groups.values())
 
 
-def _lines(ax: "Axes", groups: list[list[Point]], figure) -> None:
+def _lines(ax: "Axes", groups: list[list[Point]], figure: Figure) -> None:
     for arm, colour in {"stable": _STABLE, "candidate": _CANDIDATE}.items():
         xs = [group[-1].time for group in groups]
-        ys = [figure(group, arm, xs[i - 1] if i else 0.0) for i, group in enumerate(groups)]
+        ys = [figure(group, arm) for group in groups]
         ax.plot(xs, ys, color=colour, lw=1.8, marker=".", ms=4, label=arm)
     ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
 
 
-def _rate(group: list[Point], arm: str, before: float) -> float:
-    seconds = group[-1].time - before
+def _rate(group: list[Point], arm: str) -> float:
+    seconds = group[-1].time - group[0].began
     return sum(getattr(p, arm).requests for p in group) / seconds if seconds > 0 else float("nan")
 
 
-def _failures(group: list[Point], arm: str, before: float) -> float:
+def _failures(group: list[Point], arm: str) -> float:
     requests = sum(getattr(p, arm).requests for p in group)
     failed = sum(getattr(p, arm).failures for p in group)
     return 100 * failed / requests if requests else float("nan")
 
 
-def _p95(group: list[Point], arm: str, before: float) -> float:
+def _p95(group: list[Point], arm: str) -> float:
     found = latency(group, arm, 0.95)
     return float("nan") if found is None else found
 
@@ -149,8 +152,8 @@ def _moments(ax: "Axes", events: Sequence[ReleaseEvent], began: float, named: bo
     before = None
     for event in events:
         moment = event.time - began
-        decisive = event.phase == "rollback" or event.decision is not None
-        if event.phase != before and event.phase != "preflight":
+        decisive = event.phase in ("rollback", "done")
+        if event.phase != before and event.phase != "preflight" and before != "rollback":
             colour = _COLOURS.get(event.decision or "", "#c53030" if decisive else _GREY)
             ax.axvline(moment, color=colour, lw=1.6 if decisive else 0.8,
                        ls="-" if decisive else ":")  # fmt: skip
@@ -163,7 +166,8 @@ def _moments(ax: "Axes", events: Sequence[ReleaseEvent], began: float, named: bo
 
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1a202c;max-width:66rem;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;color:#1a202c;max-width:66rem;margin:2rem auto;
+padding:0 1rem}
 h1{font-size:1.6rem;margin-bottom:1rem}
 h2{font-size:1.2rem;margin:0 0 .3rem}
 table{border-collapse:collapse;width:100%;font-size:.9rem}

@@ -4,6 +4,7 @@
 well before all fail), `fail_share`, `latency_s`, `shift` (of the score), `refuse` (422).
 """
 
+import asyncio
 import json
 import os
 import random
@@ -41,7 +42,7 @@ async def predict(request: Request):
     served += 1
     rows = (await request.json())["rows"]
     if fault("latency_s"):
-        time.sleep(fault("latency_s"))
+        await asyncio.sleep(fault("latency_s"))
     if served > fault("fail_after", float("inf")) or random.random() < fault("fail_share"):
         raise IndexError("planted")
     if fault("refuse"):
