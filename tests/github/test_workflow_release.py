@@ -81,7 +81,8 @@ def image_is(repo: Path, repository: str) -> None:
 
 
 def release(act, repo: Path, mlflow: str, **settings):
-    variables = {"MLFLOW_TRACKING_URI": mlflow, **settings.pop("variables", {})}
+    given = {"MLFLOW_TRACKING_URI": mlflow, "REGISTRY_USERNAME": "acme"}
+    variables = {**given, **settings.pop("variables", {})}
     return act(repo, ".github/workflows/release.yml", "push", variables=variables, **settings)
 
 
@@ -222,7 +223,7 @@ def push_image(act, folder: Path, reference: str, service: str) -> str:
     return run("skopeo", "inspect", "--format={{.Digest}}", target, cwd=folder, **home).strip()
 
 
-CREDENTIALS = {"REGISTRY_USERNAME": "ci", "REGISTRY_PASSWORD": "of-the-test"}
+CREDENTIALS = {"REGISTRY_PASSWORD": "of-the-test"}
 registry_tools = needs("docker", "docker-registry", "skopeo")
 cluster_tools = needs("kubectl", "jq", "curl", "openssl")
 
