@@ -57,7 +57,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         repo = _render(Path(folder))
-        commands = {
+        commands: dict[str, list[str | Path]] = {
             "bare functions": [sys.executable, "-c", BARE],
             "make train": [sys.executable, "-m", "modelyard.pipeline.materialize",
                            "--assets", " or ".join(f'key:"{step}"' for step in STEPS.split(","))],

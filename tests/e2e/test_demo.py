@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import run
 
 from modelyard.documents import ReleaseEvent, releases, verify_package
-from support import run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
