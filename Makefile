@@ -38,6 +38,7 @@ lint: setup ## style, types, walls between the rooms, workflows
 	ruff format --check .
 	pyrefly check
 	lint-imports
+	zizmor --offline --quiet .github
 
 bench: setup ## measurements, as ratios
 	python -m benchmarks.orchestration --json

@@ -31,8 +31,8 @@ def main(repo: Path, picture: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [repo.resolve() / ".venv/bin/dagster-webserver", "-m", f"{module['root_module']}.definitions",
-         "-h", "127.0.0.1", "-p", str(port)],
+        [repo.resolve() / ".venv/bin/dagster-webserver",
+         "-m", f"{module['root_module']}.definitions", "-h", "127.0.0.1", "-p", str(port)],
         cwd=repo,
         env={**os.environ, "DAGSTER_HOME": str((repo / ".dagster").resolve())},
         start_new_session=True,

@@ -115,8 +115,9 @@ def test_the_wheel_installs_what_serves(bento: Path, tmp_path: Path) -> None:
     assert not [n for n in names if "pipeline" in n or "delivery" in n or n.endswith(".pyc")]
     assert "modelyard/__init__.py" not in names
     target = str(tmp_path / "site")
+    uv = Path(sys.executable).with_name("uv")
     subprocess.run(
-        ["uv", "pip", "install", "-q", "--no-deps", "--no-index", "--target", target, str(wheel)],
+        [uv, "pip", "install", "-q", "--no-deps", "--no-index", "--target", target, wheel],
         check=True,
         timeout=60,
     )
