@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from modelyard.delivery.envoy import read_arms
@@ -103,3 +104,15 @@ def test_a_server_outlives_its_starter_and_its_children_die_with_it(tmp_path: Pa
     server.stop()
     assert not server.alive() and not any(c.is_running() for c in children)
     assert time.monotonic() - began < 60
+
+
+def test_a_server_whose_starter_was_killed_at_once_is_found(tmp_path: Path) -> None:
+    """kill -9 between the start and the note of the pid."""
+    server = Server(tmp_path)
+    server.start(["sleep", "60"], {}, port=1)
+    facts = server.facts
+    assert facts is not None
+    server.file.write_text(json.dumps({"port": 1, "token": facts["token"]}))
+    assert server.alive()
+    server.stop()
+    assert not psutil.pid_exists(facts["pid"]) or psutil.Process(facts["pid"]).status() == "zombie"

@@ -53,8 +53,7 @@ class Envoy:
     @property
     def epoch(self) -> str:
         """Another one after each start: Envoy counts from 0 again."""
-        facts = self.server.facts or {}
-        return f"{facts.get('pid')}-{facts.get('started')}"
+        return str((self.server.facts or {}).get("token"))
 
     def apply(self, routes: Routes, ports: Mapping[int, int]) -> None:
         """Make `routes` live; `ports` are those of the versions' servers on 127.0.0.1.

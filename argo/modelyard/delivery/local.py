@@ -75,7 +75,7 @@ class BentoRuntime:
             else None
         )
         self._client = httpx.Client(timeout=_HEALTH_S)
-        self._identified: set[tuple[int, float]] = set()
+        self._identified: set[str] = set()
 
     def check(self, version: int) -> None:
         """See that the Bento is there and that Envoy has the port or can have it."""
@@ -163,8 +163,8 @@ class BentoRuntime:
 
     def _identify(self, version: int, url: str, server: Server) -> Health:
         """Ready, if it says that it is the version that it should be."""
-        started = (server.facts or {}).get("started", 0.0)
-        if (version, started) in self._identified:
+        token = (server.facts or {}).get("token", "")
+        if token in self._identified:
             return Health(status="ready")
         try:
             reply = self._client.get(f"{url}/model")
@@ -175,7 +175,7 @@ class BentoRuntime:
             return Health(
                 status="failed", detail=f"the server of version {version} says it is {says}"
             )
-        self._identified.add((version, started))
+        self._identified.add(token)
         return Health(status="ready")
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from modelyard.documents import UserError
 
 _SAME_START_S = 2.0  # psutil derives start times from the boot time, which can wobble
 _TERMINATE_S = 15.0
+_TOKEN = "MODELYARD_SERVER"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -58,7 +60,7 @@ class Server:
 
     @property
     def facts(self) -> dict[str, Any] | None:
-        """What `start` wrote: pid, started, and its own keyword arguments."""
+        """What `start` wrote: pid, started, token, and its own keyword arguments."""
         try:
             return json.loads(self.file.read_text())
         except FileNotFoundError:
@@ -72,12 +74,18 @@ class Server:
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], **facts: int | str
     ) -> None:
-        """Start `command` in a session of its own; output goes to `server.log`."""
+        """Start `command` in a session of its own; output goes to `server.log`.
+
+        A token in the server's environment is noted before it starts: were the starter
+        killed right then, the server would be found by it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        token = uuid.uuid4().hex
+        self._note({**facts, "token": token})
         with self.log.open("wb") as log:
             process = subprocess.Popen(
                 command,
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, _TOKEN: token},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -87,9 +95,7 @@ class Server:
             started = psutil.Process(process.pid).create_time()
         except psutil.NoSuchProcess:
             started = 0.0
-        write_atomically(
-            self.file, json.dumps({"pid": process.pid, "started": started, **facts}) + "\n"
-        )
+        self._note({"pid": process.pid, "started": started, **facts, "token": token})
 
     def stop(self) -> None:
         """End the whole group: asked first, killed if it does not go. Idempotent."""
@@ -111,16 +117,32 @@ class Server:
             return ""
         return "\n".join(text.strip().splitlines()[-lines:])
 
+    def _note(self, facts: Mapping[str, Any]) -> None:
+        write_atomically(self.file, json.dumps(facts) + "\n")
+
     def _process(self) -> psutil.Process | None:
         facts = self.facts
         if facts is None:
             return None
+        if "pid" not in facts:
+            return _leader(facts["token"])
         try:
             process = psutil.Process(facts["pid"])
             ours = abs(process.create_time() - facts["started"]) < _SAME_START_S
             return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+
+
+def _leader(token: str) -> psutil.Process | None:
+    """The process that leads the group which was started with `token`."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(_TOKEN) == token and os.getpgid(process.pid) == process.pid:
+                return process
+        except (psutil.Error, ProcessLookupError):
+            continue
+    return None
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
