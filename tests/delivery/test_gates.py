@@ -43,12 +43,6 @@ def test_a_fault_that_hits_both_arms_does_not_blame_the_candidate() -> None:
     assert judge_errors(Errors(), broken, GOOD, candidate, ALPHA).outcome == "wait"
 
 
-def test_at_full_weight_stable_of_before_is_the_measure() -> None:
-    assert judge_errors(Errors(), Arm(), GOOD, Arm(requests=30), ALPHA).outcome == "pass"
-    bad = Arm(requests=30, failures=15)
-    assert judge_errors(Errors(), Arm(), GOOD, bad, ALPHA).outcome == "fail"
-
-
 @given(st.integers(1, 400), st.floats(0.001, 0.999), st.data())
 def test_the_bounds_are_no_smaller_than_the_exact_ones(n: int, p: float, data) -> None:
     hits = data.draw(st.integers(0, n))

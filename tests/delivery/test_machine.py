@@ -35,11 +35,21 @@ def arm(requests: int, failures: int = 0) -> Arm:
 
 
 def counts(
-    time: float, stable: int, candidate: int, failures: int = 0, rows: int = 0, bad: int = 0
+    time: float,
+    stable: int,
+    candidate: int,
+    failures: int = 0,
+    rows: int = 0,
+    bad: int = 0,
+    stable_failures: int = 0,
 ) -> Counts:
-    pairs = Pairs(rows=rows, disagreements=bad)
-    return Counts(time=time, epoch="a", stable=arm(stable), candidate=arm(candidate, failures),
-                  pairs=pairs)  # fmt: skip
+    return Counts(
+        time=time,
+        epoch="a",
+        stable=arm(stable, stable_failures),
+        candidate=arm(candidate, failures),
+        pairs=Pairs(rows=rows, disagreements=bad),
+    )
 
 
 def look(
@@ -54,7 +64,9 @@ def look(
 ZERO = counts(100.0, 0, 0)
 SHADOW = State("r", 2, 1, "shadow", 0, since=100.0, first=ZERO, baseline=ZERO, recent=(ZERO,))
 CANARY = dataclasses.replace(SHADOW, phase="canary", weight=10)
-FULL = dataclasses.replace(SHADOW, phase="canary", weight=100)
+BEFORE = counts(100.0, 1000, 1000)
+FULL = dataclasses.replace(SHADOW, phase="canary", weight=100, baseline=BEFORE, recent=(BEFORE,))
+MOST = dataclasses.replace(FULL, weight=90)
 DEPLOY = State("r", 2, 1, "deploy", 0, since=100.0)
 PROMOTE = State("r", 2, 1, "promote", 100, since=100.0)
 BACK = State("r", 2, 1, "rollback", 0, since=100.0, reason="errors: many")
@@ -93,7 +105,18 @@ BACK = State("r", 2, 1, "rollback", 0, since=100.0, reason="errors: many")
         (CANARY, look(103, counts(103, 180, 12, 12)), ("rollback", 0, None)),
         (CANARY, look(161, counts(161, 180, 3)), ("rollback", 0, None)),
         (CANARY, look(161), ("rollback", 0, None)),
-        (FULL, look(103, counts(103, 300, 20)), ("promote", 100, None)),
+        # at full weight stable of before is the measure, whatever became of its stragglers
+        (FULL, look(103, counts(103, 1000, 1020)), ("promote", 100, None)),
+        (FULL, look(103, counts(103, 1001, 1020, stable_failures=1)), ("promote", 100, None)),
+        (FULL, look(103, counts(103, 1000, 1500, 250)), ("rollback", 0, None)),
+        (FULL, look(103, counts(103, 1001, 1500, 250, stable_failures=1)), ("rollback", 0, None)),
+        (FULL, look(103, counts(103, 1001, 1500, 250)), ("rollback", 0, None)),
+        (FULL, look(103, counts(103, 1030, 1500, 250, stable_failures=30)), ("rollback", 0, None)),
+        # so it is where stable has too few requests to tell
+        (MOST, look(103, counts(103, 1003, 1500, 250, stable_failures=2)), ("rollback", 0, None)),
+        (MOST, look(103, counts(103, 1003, 1500, 50)), ("rollback", 0, None)),
+        # what hits both is not the candidate's fault
+        (MOST, look(103, counts(103, 1060, 1500, 250, stable_failures=30)), ("canary", 100, None)),
         # the end
         (PROMOTE, look(101), ("done", 100, "promoted")),
         (dataclasses.replace(PROMOTE, stable=None), look(101), ("done", 100, "bootstrapped")),

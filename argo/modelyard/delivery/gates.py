@@ -70,15 +70,15 @@ def judge_errors(gate: Errors, stable: Arm, earlier: Arm, candidate: Arm, alpha:
     `stable` is stable at the candidate's own time: where something hits both, such as a
     broken dependency, the candidate must be clearly worse than that, too.
     """
-    now = stable if stable.requests else earlier
     text = (
-        f"{_of(candidate)} failed at the candidate, {_of(now)} at stable (margin {gate.margin:.1%})"
+        f"{_of(candidate)} failed at the candidate, {_of(stable)} at stable "
+        f"(margin {gate.margin:.1%})"
     )
-    if not candidate.requests or not now.requests:
+    if not candidate.requests or not stable.requests:
         return Verdict("errors", "wait", text)
-    if _fails_more(gate, earlier, candidate, alpha) and _fails_more(gate, now, candidate, _SAME):
+    if _fails_more(gate, earlier, candidate, alpha) and _fails_more(gate, stable, candidate, _SAME):
         return Verdict("errors", "fail", text)
-    excess = candidate.failures / candidate.requests - now.failures / now.requests
+    excess = candidate.failures / candidate.requests - stable.failures / stable.requests
     return Verdict("errors", "pass" if excess <= gate.margin else "wait", text)
 
 

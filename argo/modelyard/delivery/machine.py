@@ -28,6 +28,8 @@ RECENT, LAST = 8, 2
 """looks in the two short windows"""
 STALE = 5
 """intervals after which counts are too old to advance on"""
+ENOUGH = 25
+"""requests of stable in a window, below which stable of the whole release is the measure"""
 _TESTS = 6
 """errors in three windows, latency in two, predictions in one"""
 
@@ -272,10 +274,12 @@ def judge(policy: Policy, evidence: Evidence, state: State) -> Iterator[tuple[st
     }
     for window, start in windows.items():
         stable, candidate = _arms(start, counts)
+        # At 100 % stable has no traffic of its own but stragglers. A few requests tell nothing:
+        # one failure among them would excuse any candidate, and none would hide its failures.
+        if state.weight == 100 or stable.requests < ENOUGH:
+            stable = earlier
         yield window, judge_errors(gates.errors, stable, earlier, candidate, alpha)
         if gates.latency and window != "last":
-            # At 100 % stable has no traffic of its own to compare with at the same time.
-            stable = earlier if state.weight == 100 else stable
             yield window, judge_latency(gates.latency, stable, candidate, alpha)
     if gates.predictions and state.phase == "shadow" and counts.pairs:
         yield "step", judge_predictions(gates.predictions, counts.pairs, alpha)
