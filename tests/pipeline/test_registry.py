@@ -1,5 +1,7 @@
 """Registered versions: MLflow on SQLite, and the packages that serving builds from."""
 
+import errno
+import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,8 +9,17 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from modelyard.documents import Manifest, Signature, UserError, verify_package, write_manifest
+from modelyard.documents import (
+    Manifest,
+    ReleaseEvent,
+    Signature,
+    UserError,
+    verify_package,
+    write_manifest,
+)
 from modelyard.documents.signature import Number
+from modelyard.pipeline import registry
+from modelyard.pipeline.challenge import find_champion
 from modelyard.pipeline.registry import fetch, register
 from modelyard.pipeline.workspace import Workspace
 
@@ -112,3 +123,69 @@ def test_a_server_that_does_not_answer(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(UserError, match="model registry http://127.0.0.1:9: .*MLFLOW_TRACKING_URI"):
         register(workspace)
+
+
+@pytest.fixture
+def clone(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A fresh clone that shares the registry: no package, no release record."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.state / 'mlflow.db'}")
+    (tmp_path / "argo").mkdir()
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "flight-delay"\n')
+    return Workspace(tmp_path)
+
+
+def desire(repo: Workspace, version: str) -> None:
+    (repo.root / "argo" / "release.yaml").write_text(f"version: {version}\nimage: acme/flights\n")
+
+
+def test_in_a_fresh_clone_the_champion_is_what_git_asks_for(clone: Workspace) -> None:
+    desire(clone, "1")
+    assert find_champion(clone) == (1, "")
+    assert (clone.registered(1) / "model.pt2").read_bytes() == b"first"
+
+
+def test_what_was_released_from_here_is_the_champion(clone: Workspace) -> None:
+    desire(clone, "1")
+    event = ReleaseEvent(
+        time=1.0, release="r", sequence=0, candidate=2, stable=2, phase="done", weight=100
+    )
+    clone.releases.mkdir(parents=True)
+    (clone.releases / "r.jsonl").write_text(event.model_dump_json() + "\n")
+    assert find_champion(clone) == (2, "")
+
+
+def test_no_champion_is_said_with_its_reason(clone: Workspace) -> None:
+    desire(clone, "7")
+    champion, note = find_champion(clone)
+    assert champion is None and "version 7 of argo/release.yaml is not registered" in note
+    (clone.root / "argo" / "release.yaml").unlink()
+    champion, note = find_champion(clone)
+    assert champion is None and "there is no argo/release.yaml" in note
+
+
+def test_a_champion_that_cannot_be_looked_up_is_not_none(
+    clone: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desire(clone, "latest")
+    with pytest.raises(UserError, match=r"release.yaml:1: version: "):
+        find_champion(clone)
+    desire(clone, "1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match="model registry http://127.0.0.1:9: "):
+        find_champion(clone)
+
+
+def test_a_full_disk_is_not_the_registrys_fault(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # A disk that is full where the copy is written; the registry's own writes go on.
+    monkeypatch.setattr(registry, "_keep", full)
+    with pytest.raises(UserError, match="cannot be kept: .*No space left") as refusal:
+        register(workspace)
+    assert "MLFLOW_TRACKING_URI" not in str(refusal.value)
+    assert versions(workspace) == [1, 2]

@@ -4,13 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from modelyard.documents import Signature, UserError, stable_version, verify_package
+from modelyard.documents import (
+    Signature,
+    UserError,
+    load_settings,
+    stable_version,
+    verify_package,
+)
 from modelyard.pipeline.evaluation import metrics
 from modelyard.pipeline.export import MODEL, read_target, score_dataset
 from modelyard.pipeline.frames import stored_hash
 from modelyard.pipeline.gate import GatePolicy, GateResult, compare
+from modelyard.pipeline.registry import fetch, is_registered
 from modelyard.pipeline.workspace import Workspace, replaced
 
 RESULT = "evaluation.json"
@@ -32,8 +39,8 @@ class Evaluation(BaseModel):
 def evaluate(workspace: Workspace, signature: Signature, policy: GatePolicy) -> Evaluation:
     """Score the frozen test set with `model.pt2` and hold it against the champion.
 
-    The champion is the stable version of the release records. Its package scores the same
-    rows again, so that both are compared in pairs, whatever test set it was made with.
+    The champion's (`find_champion`) package scores the same rows again, so that both are
+    compared in pairs, whatever test set it was made with.
 
     Raises:
         UserError: the champion's package is missing or changed, its target or classes are
@@ -42,8 +49,10 @@ def evaluate(workspace: Workspace, signature: Signature, policy: GatePolicy) -> 
     test = workspace.dataset("test")
     target = read_target(test, signature)
     score = score_dataset(workspace.evaluation / MODEL, signature, test)
-    champion = stable_version(workspace.releases)
-    old, note = (None, "") if champion is None else _champion(workspace, champion, signature, test)
+    champion, note = find_champion(workspace)
+    old = None
+    if champion is not None:
+        old, note = _champion(workspace, champion, signature, test)
     columns = {name: read_slice(test, name) for name in policy.slices}
     gate = compare(signature.task, target, old, score, columns, policy, signature.classes)
     found = Evaluation(
@@ -64,6 +73,42 @@ def evaluate(workspace: Workspace, signature: Signature, policy: GatePolicy) -> 
 def read_evaluation(folder: Path) -> tuple[Evaluation, np.ndarray]:
     """What `evaluate` found, and the new model's scores [N] or [N, classes]."""
     return Evaluation.model_validate_json((folder / RESULT).read_bytes()), np.load(folder / SCORES)
+
+
+class _Desired(BaseModel):
+    """Of argo/release.yaml, what Git says is in production; the delivery room checks the rest."""
+
+    version: int = Field(ge=1)
+
+
+def find_champion(workspace: Workspace) -> tuple[int | None, str]:
+    """The version that a challenger must not be worse than.
+
+    The stable version of the release records; where nothing was released from this folder
+    (a fresh clone, CI), `version` of argo/release.yaml, whose package is fetched if need be.
+
+    Returns:
+        (the version, ""), or (None, why there is none).
+
+    Raises:
+        UserError: the registry cannot be asked, or argo/release.yaml cannot be read.
+    """
+    stable = stable_version(workspace.releases)
+    if stable is not None:
+        return stable, ""
+    release = workspace.root / "argo" / "release.yaml"
+    if not release.exists():
+        return None, ": nothing was released from here, and there is no argo/release.yaml"
+    desired = load_settings(release, _Desired).version
+    name = workspace.project()["name"]
+    if not workspace.registered(desired).exists():
+        if not is_registered(workspace, name, desired):
+            return None, (
+                f": nothing was released from here, and version {desired} of argo/release.yaml "
+                "is not registered"
+            )
+        fetch(workspace, name, desired)
+    return desired, ""
 
 
 def _champion(

@@ -51,6 +51,24 @@ def register(workspace: Workspace) -> int:
     return version
 
 
+def is_registered(workspace: Workspace, name: str, version: int) -> bool:
+    """Whether the registry has this version.
+
+    Raises:
+        UserError: the registry cannot be reached.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with _registry(workspace) as client:
+        try:
+            client.get_model_version(name, str(version))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+    return True
+
+
 def fetch(workspace: Workspace, name: str, version: int) -> Path:
     """The package of a registered version → `.modelyard/packages/<version>`.
 
@@ -92,6 +110,13 @@ def _registry(workspace: Workspace) -> "Iterator[MlflowClient]":
     try:
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except (MlflowException, OSError) as error:
+        # Of a file, an OSError has a number; those of a connection without an answer have none.
+        away = isinstance(error, MlflowException | ConnectionError | TimeoutError)
+        if not away and error.errno is not None:
+            raise UserError(
+                f"a model package cannot be kept: {error}; mend that (is the disk full?), "
+                "then run this again"
+            ) from error
         raise UserError(
             f"model registry {uri}: {str(error).strip().splitlines()[0]}; "
             "look at MLFLOW_TRACKING_URI, or unset it for the registry in .modelyard"
