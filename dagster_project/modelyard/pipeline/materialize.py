@@ -130,7 +130,9 @@ def _select(definitions: "dg.Definitions", assets: str) -> "list[dg.AssetKey]":
 
     graph = definitions.resolve_asset_graph()
     try:
-        keys = dg.AssetSelection.from_coercible(assets.split(",")).resolve(graph)
+        selection = dg.AssetSelection.from_coercible(assets.split(","))
+        # What one step makes together cannot be made in part.
+        keys = selection.required_multi_asset_neighbors().resolve(graph)
     except Exception as error:  # of the selection's own parser
         raise UserError(f"--assets {assets}: {str(error).splitlines()[0]}") from None
     if not keys:
