@@ -1,7 +1,8 @@
 """Carries a release out: look, decide, write down, do; until it is decided.
 
 What was decided is written before it is done, and doing it twice does no harm. So a
-controller that died at any point is followed by one that reads the record and goes on.
+controller that died at any point is followed by one that reads the record, does its last
+line once more and goes on.
 """
 
 import time
@@ -106,18 +107,20 @@ class Controller:
     def roll_back(self, reason: str) -> State | None:
         """Back to stable, unless the newest release is decided."""
         state = self.last()
-        if state is None or state.phase == "done":
-            return state
-        if state.phase != "rollback":
+        if state is None:
+            return None
+        if state.phase not in ("rollback", "done"):
             state = self._do(state, machine.roll_back(reason), self._look(state))
         return self.advance(state)
 
     def advance(self, state: State, step: Step = "promote", weight: int = 100) -> State:
         """Go on up to the end of a step (`promote`: to the end of the release).
 
-        A step that is done already returns at once. What breaks on the way is for the
+        A step that is done already decides nothing. What breaks on the way is for the
         caller to try again, or to roll back.
         """
+        # Whoever wrote the record's last line may have died before it was done.
+        self._carry_out(state)
         while state.phase != "done":
             next_look = time.monotonic() + self.policy.interval
             evidence = self._look(state)

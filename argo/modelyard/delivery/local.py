@@ -186,8 +186,7 @@ class EnvoyRouter:
         self._runtime = runtime
 
     def route(self, routes: Routes) -> None:
-        running = self._runtime.versions()
-        if routes.candidate not in running and not routes.weight and not routes.mirror:
+        if routes.candidate not in self._runtime.versions():
             routes = Routes(stable=routes.stable)
         used = [v for v in (routes.stable, routes.candidate) if v is not None]
         self._runtime.envoy.apply(routes, {v: self._runtime.port(v) for v in used})

@@ -53,7 +53,7 @@ class State:
     first: Counts | None = None
     """at the begin of the shadow: stable's exposure is counted from here on at 100 %"""
     baseline: Counts | None = None
-    """at the begin of this phase or weight"""
+    """at the first look since this phase or weight was made real"""
     recent: tuple[Counts, ...] = ()
     decision: Decision | None = None
     reason: str = ""
@@ -164,11 +164,15 @@ def apply(state: State, event: ReleaseEvent) -> State:
         state = replace(state, shadow_began=event.time)
     if counts is None or event.phase not in ("shadow", "canary"):
         return state
+    state = replace(state, looks=state.looks + 1)
+    if moved:
+        # These belong to what was before. What comes in until the new routes are live, also after
+        # a crash, does so, too.
+        return state
     if not _continues(state.baseline, counts) or not _continues(state.first, counts):
         state = replace(state, first=None, baseline=None, recent=())
     return replace(
         state,
-        looks=state.looks + 1,
         first=state.first or counts,
         baseline=state.baseline or counts,
         recent=(*state.recent, counts)[-RECENT:],

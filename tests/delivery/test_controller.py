@@ -1,0 +1,161 @@
+"""The controller in a small world of its own: what it makes real, and what survives a crash."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modelyard.delivery.controller import Controller
+from modelyard.delivery.local import FileRecord
+from modelyard.delivery.machine import State
+from modelyard.delivery.policy import Policy
+from modelyard.delivery.ports import Arm, Counts, Health, Pairs, Ports, Routes
+from modelyard.documents import ReleaseEvent
+
+ENOUGH = 40
+POLICY = Policy.model_validate(
+    {
+        "interval": "1ms",
+        "shadow": {"min_requests": ENOUGH, "max_duration": "20s"},
+        "canary": {
+            "steps": [5, 50, 100],
+            "min_requests": ENOUGH,
+            "min_duration": "1ms",
+            "max_duration": "20s",
+        },
+    }
+)
+HOLD = POLICY.model_copy(
+    update={
+        "canary": POLICY.canary.model_copy(
+            update={"min_requests": 10**6, "max_duration": 0.05, "on_inconclusive": "hold"}
+        )
+    }
+)
+
+
+class World:
+    """Router, runtime and source at once; 100 requests come in with each look."""
+
+    def __init__(self) -> None:
+        self.routes = Routes(stable=1)
+        self.running = {1}
+        self.requests: Counter[int] = Counter()
+        self.live: Counter[int] = Counter()
+        """weight → requests of users to the candidate"""
+
+    def come_in(self, number: int = 100) -> None:
+        routes = self.routes
+        given = number * routes.weight // 100
+        self.requests[routes.stable or 0] += number - given
+        if routes.candidate:
+            self.live[routes.weight] += given
+            self.requests[routes.candidate] += number if routes.mirror else given
+
+    def route(self, routes: Routes) -> None:
+        assert {routes.stable, routes.candidate} - {None} <= self.running
+        self.routes = routes
+
+    def check(self, version: int) -> None: ...
+
+    def deploy(self, version: int) -> None:
+        self.running.add(version)
+
+    def health(self, version: int) -> Health:
+        return Health(status="ready" if version in self.running else "absent")
+
+    def stop(self, version: int) -> None:
+        assert version not in (self.routes.stable, self.routes.weight and self.routes.candidate)
+        self.running.discard(version)
+
+    def versions(self) -> set[int]:
+        return set(self.running)
+
+    def counts(self, routes: Routes, since: float) -> Counts:
+        self.come_in()
+        stable, candidate = (
+            Arm(requests=self.requests[v or 0], latency={9.0: 0, 10.0: self.requests[v or 0]})
+            for v in (routes.stable, routes.candidate)
+        )
+        pairs = Pairs(rows=candidate.requests) if routes.mirror else None
+        return Counts(time=time.time(), epoch="a", stable=stable, candidate=candidate, pairs=pairs)
+
+
+class Killed(BaseException):
+    """As kill -9: nothing in the controller gets to see it."""
+
+
+class Fatal(FileRecord):
+    """A record whose writer is killed once an event is written."""
+
+    def __init__(self, folder: Path, deadly: Callable[[ReleaseEvent], bool]) -> None:
+        super().__init__(folder)
+        self.deadly = deadly
+
+    def append(self, event: ReleaseEvent) -> None:
+        super().append(event)
+        if self.deadly(event):
+            raise Killed
+
+
+def released(folder: Path) -> None:
+    """Version 1 is stable."""
+    record = FileRecord(folder)
+    record.folder.mkdir(parents=True)
+    fields = {"release": "r0", "candidate": 1, "stable": None}
+    for number, (phase, weight) in enumerate(
+        [("preflight", 0), ("deploy", 0), ("promote", 100), ("done", 100)]
+    ):
+        done = {"decision": "bootstrapped", "stable": 1} if phase == "done" else {}
+        event = {"time": 100.0 + number, "sequence": number, "phase": phase, "weight": weight}
+        record.append(ReleaseEvent.model_validate({**fields, **event, **done}))
+
+
+def controller(world: World, record: FileRecord, policy: Policy = POLICY) -> Controller:
+    return Controller(Ports(router=world, runtime=world, source=world, record=record), policy)
+
+
+def killed(world: World, folder: Path, policy: Policy, deadly: Callable) -> State:
+    """A release of version 2 that is cut off; what the record says of it."""
+    released(folder)
+    first = controller(world, Fatal(folder, deadly), policy)
+    with pytest.raises(Killed):
+        first.run(first.open(2))
+    state = controller(world, FileRecord(folder), policy).last()
+    assert state is not None
+    return state
+
+
+@pytest.mark.parametrize(
+    "place", [("deploy", 0), ("shadow", 0), ("canary", 5), ("canary", 50), ("canary", 100)]
+)
+def test_a_step_that_was_only_written_down_is_still_taken(tmp_path: Path, place: tuple) -> None:
+    world = World()
+    state = killed(world, tmp_path, POLICY, lambda event: (event.phase, event.weight) == place)
+    assert (state.phase, state.weight) == place
+    world.come_in(1000)  # while no controller runs, under the routes of before
+    world.live.clear()
+    then = controller(world, FileRecord(tmp_path))
+    assert then.advance(state).decision == "promoted"
+    left = [w for w in POLICY.canary.steps if w >= place[1]]
+    assert all(world.live[weight] >= ENOUGH for weight in left), world.live
+    assert (world.routes, world.running) == (Routes(stable=2), {2})
+
+
+@pytest.mark.parametrize(
+    ("policy", "decision", "routes"),
+    [(POLICY, "promoted", Routes(stable=2)), (HOLD, "held", Routes(stable=1, candidate=2))],
+)
+@pytest.mark.parametrize("again", ["advance", "roll_back"])
+def test_a_decision_that_was_only_written_down_is_carried_out(
+    tmp_path: Path, policy: Policy, decision: str, routes: Routes, again: str
+) -> None:
+    world = World()
+    state = killed(world, tmp_path, policy, lambda event: event.decision == decision)
+    assert world.routes != routes
+    then = controller(world, FileRecord(tmp_path), policy)
+    ended = then.advance(state) if again == "advance" else then.roll_back("asked for")
+    assert ended == state and world.routes == routes
+    assert world.running == {1, 2} - ({1} if decision == "promoted" else set())
