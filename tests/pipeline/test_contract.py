@@ -64,6 +64,41 @@ def test_a_bad_row_is_quarantined_as_read_with_its_reason(change: dict, reason: 
     assert {k: v for k, v in bad.items() if k != "reason"} == {**GOOD, **change}
 
 
+class Typed(pa.DataFrameModel):
+    whole: int = pa.Field(nullable=True)
+    real: float = pa.Field()
+    flag: bool = pa.Field()
+
+
+TYPED = {"whole": 1, "real": 2.5, "flag": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"whole": 1.7}, "whole: cannot read '1.7' as Int64"),
+        ({"whole": float("inf")}, "whole: cannot read 'inf' as Int64"),
+        ({"whole": True}, "whole: cannot read 'true' as Int64"),
+        ({"real": True}, "real: cannot read 'true' as Float64"),
+        ({"flag": 2}, "flag: cannot read '2' as Boolean"),
+    ],
+)
+def test_a_value_of_another_type_that_a_cast_would_change(change: dict, reason: str) -> None:
+    found = enforce(pl.DataFrame([TYPED | change]), Typed, "2013-01")
+    assert found.quarantined["reason"][0].startswith(reason)
+
+
+def test_a_value_of_another_type_that_stays_the_same() -> None:
+    given = pl.DataFrame({"whole": [1.0, None, 1.7], "real": [2, 3, 4], "flag": [1, 0, 1]})
+    found = enforce(given, Typed, "2013-01")
+    assert found.valid.rows() == [(1, 2.0, True), (None, 3.0, False)]
+
+
+def test_a_source_column_called_reason_is_refused() -> None:
+    with pytest.raises(UserError, match="2013-01: the source has a column `reason`"):
+        enforce(rows({}).rename({"extra": "reason"}), Row, "2013-01")
+
+
 def test_all_of_a_rows_reasons_stand_in_it_once() -> None:
     found = enforce(rows({"number": "-1", "kind": "z"}), Row, "2013-01")
     reason = "number: -1 breaks greater_than_or_equal_to(0); kind: z breaks isin(['x', 'y'])"

@@ -35,12 +35,14 @@ def enforce(rows: pl.DataFrame, contract: type, where: str) -> Enforced:
     is every check of the pandera model that fails.
 
     Args:
-        rows: at least the columns of the contract; others are dropped from `valid`.
+        rows: at least the columns of the contract; others are dropped from `valid`, and none
+            is called `reason`.
         contract: a `pandera.polars.DataFrameModel`.
         where: names the partition in messages.
 
     Raises:
-        UserError: a column is missing, or the contract itself fails on these rows.
+        UserError: a column is missing or called `reason`, or the contract itself fails on
+            these rows.
     """
     schema = contract.to_schema()  # pyrefly: ignore[missing-attribute]
     dtypes = {name: column.dtype.type for name, column in schema.columns.items()}
@@ -49,6 +51,11 @@ def enforce(rows: pl.DataFrame, contract: type, where: str) -> Enforced:
         raise UserError(
             f"{where}: no column {', '.join(missing)}; it has {', '.join(rows.columns)}. "
             "Mend the source, or the contract in contract.py"
+        )
+    if "reason" in rows.columns:
+        raise UserError(
+            f"{where}: the source has a column `reason`, which in quarantine says what a row "
+            "breaks; give it another name in defs/data.py, and in contract.py"
         )
     typed = rows.select(_read(rows[name], dtype) for name, dtype in dtypes.items())
     reasons = pl.concat([_unreadable(rows, typed, dtypes), _broken(typed, contract, where)])
@@ -84,7 +91,14 @@ def write(enforced: Enforced, valid: Path, quarantine: Path) -> None:
 def _read(column: pl.Series, dtype: pl.DataType) -> pl.Series:
     if column.dtype == pl.String and dtype.is_temporal():
         return column.str.strptime(dtype, strict=False)  # pyrefly: ignore[bad-argument-type]
-    return column.cast(dtype, strict=False)
+    typed = column.cast(dtype, strict=False)
+    if column.dtype == pl.Boolean and dtype.is_numeric():
+        return typed.clear(len(typed))  # true is no number
+    narrowed = (column.dtype.is_float() and dtype.is_integer()) or (
+        column.dtype.is_numeric() and dtype == pl.Boolean
+    )
+    # 1.7 is no whole number, 2 neither true nor false: a cast would make it one.
+    return typed.set(typed.cast(column.dtype) != column, None) if narrowed else typed
 
 
 def _unreadable(rows: pl.DataFrame, typed: pl.DataFrame, dtypes: dict) -> pl.DataFrame:
