@@ -159,6 +159,22 @@ def test_the_lineage_ends_in_what_serves(released: Workspace) -> None:
     assert request.run_key == "first:0"
 
 
+def test_a_flight_of_no_readable_month_is_quarantined_in_the_first(
+    changed: tuple[Path, Path],
+) -> None:
+    repo, source = changed
+    rows = pl.read_csv(source / "flights.csv", infer_schema=False, null_values="NA")
+    month = pl.Series(["x", None, "01", "13", *rows["month"][4:]])
+    rows.with_columns(month=month).write_csv(source / "flights.csv", null_value="NA")
+    code, printed = materialize(repo, "--assets", "raw,valid,quarantine")
+    assert code == 0, printed
+    data = repo / ".modelyard" / "data"
+    raw = [pl.read_parquet(data / "raw" / f"{month}.parquet") for month in MONTHS]
+    assert sum(map(len, raw)) == len(rows)
+    first = pl.read_parquet(data / "quarantine" / f"{MONTHS[0]}.parquet")
+    assert set(first["month"]) >= {"x", None, "13"} and "01" not in set(first["month"])
+
+
 def spoil(path: Path, change: Callable[[str], str]) -> None:
     path.write_text(change(path.read_text()))
 

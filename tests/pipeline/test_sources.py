@@ -4,10 +4,12 @@ import gzip
 import zipfile
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from modelyard.documents import UserError
-from modelyard.pipeline.sources import find, package_folder, read_csv
+from modelyard.pipeline.settings import Months
+from modelyard.pipeline.sources import find, of_month, package_folder, read_csv
 
 TEXT = "a,b,c\n" + "".join(f"{i},x{i},NA\n" for i in range(5000))
 
@@ -72,3 +74,12 @@ def test_an_empty_file(tmp_path: Path) -> None:
 def test_a_package_that_is_not_installed() -> None:
     with pytest.raises(UserError, match="not installed; run `make setup`"):
         package_folder("no_such_package")
+
+
+def test_a_row_without_a_readable_day_comes_with_the_first_month() -> None:
+    days = ["2025-01-31", "2025-02-01", "2025-2-3", "soon", None, "", "2025-13-01", "2024-12-31"]
+    rows = pl.DataFrame({"day": days, "n": range(len(days))})
+    months = Months.model_validate({"from": "2025-01", "to": "2025-03"})
+    day = pl.col("day").str.to_date("%Y-%m-%d", strict=False)
+    found = [of_month(rows, day, month, months)["n"].to_list() for month in months]
+    assert found == [[0, 3, 4, 5, 6], [1, 2], []]  # none is asked for before 2025

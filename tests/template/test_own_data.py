@@ -21,7 +21,7 @@ def blocks() -> dict[str, str]:
 
 
 def parcels() -> str:
-    """Half a year of parcels; some are on their way, two are no parcels."""
+    """Half a year of parcels; some are on their way, three are no parcels."""
     draw = random.Random(0)
     lines = ["shipped,weight_kg,service,distance_km,days"]
     for day in range(181):
@@ -31,7 +31,7 @@ def parcels() -> str:
             weight = "" if draw.random() < 0.1 else round(draw.uniform(0.1, 30), 1)
             days = round(distance / (900 if service == "express" else 300) + draw.uniform(1, 2), 1)
             lines.append(f"{date},{weight},{service},{distance},{'' if day > 178 else days}")
-    lines += ["2025-03-03,-4,standard,100,2", "2025-03-04,1,by owl,100,2"]
+    lines += ["2025-03-03,-4,standard,100,2", "2025-03-04,1,by owl,100,2", "soon,1,standard,100,2"]
     return "\n".join(lines) + "\n"
 
 
@@ -61,6 +61,6 @@ def test_the_guide_leads_to_a_registered_model(repo: Path) -> None:
     printed = run(sys.executable, "-m", "modelyard.pipeline.materialize", cwd=repo, **environment)
     assert "2025-03: 2 of 622 rows" in printed
     manifest, signature, _ = verify_package(repo / ".modelyard" / "packages" / "1")
-    assert manifest.rows["raw"] == 181 * 20 + 2 and manifest.rows["quarantined"] == 2
+    assert manifest.rows["raw"] == 181 * 20 + 3 and manifest.rows["quarantined"] == 3
     assert [i.name for i in signature.inputs][-1] == "weekday"
     assert manifest.metrics["mae"] < 1.0

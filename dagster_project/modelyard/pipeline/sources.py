@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from modelyard.documents import UserError
+from modelyard.pipeline.settings import Months
 
 ENDINGS = (".csv", ".csv.gz", ".csv.zip")
 NULLS = ["", "NA"]
@@ -76,6 +77,21 @@ def read_csv(path: Path, columns: Sequence[str], nulls: Sequence[str] = NULLS) -
                            null_values=list(nulls)).select(columns)  # fmt: skip
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{path}: not a CSV file: {str(error).splitlines()[0]}") from None
+
+
+def of_month(rows: pl.DataFrame, day: pl.Expr, month: str, months: Months) -> pl.DataFrame:
+    """The rows of one month, and with the first of `months` those of which nobody knows.
+
+    A row without a readable day would belong to no month and be lost without a word; so
+    the contract sees it, and quarantines it.
+
+    Args:
+        day: a row's date or time, null where it cannot be read.
+        month: YYYY-MM.
+        months: all that are asked for (`data.months`).
+    """
+    own = day.dt.strftime("%Y-%m").eq(month).fill_null(month == months.first)
+    return rows.filter(own)
 
 
 def _content(path: Path) -> bytes:
