@@ -18,6 +18,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -274,6 +275,26 @@ def test_what_is_not_published_is_built(act, repo: Path, registry: str) -> None:
     assert f"{registry}/acme/flight-delay:1 is not published yet" in done.text
     # Here the line is: building the image needs a Docker engine.
     assert not done.ok and done.failed == ["Build and push the image"]
+
+
+@needs("skopeo", "openssl")
+def test_a_registry_that_is_not_trusted_is_not_an_empty_one(
+    act, repo: Path, tmp_path: Path
+) -> None:
+    """`certificate signed by unknown authority` says nothing about the image."""
+
+    def without_login(workflow: dict) -> None:
+        without_bento(workflow)
+        job = workflow["jobs"]["image"]
+        job["steps"] = [s for s in job["steps"] if s.get("name") != "Log in to the registry"]
+
+    plant(repo, without_login)
+    with cluster(tmp_path) as untrusted:
+        image_is(repo, f"{urlsplit(untrusted.url).netloc}/acme/flight-delay")
+        done = release(act, repo, "", secrets=CREDENTIALS)
+    assert not done.ok and done.failed == ["Look for a published image"]
+    assert "unknown authority" in done.text
+    assert "The registry does not say whether" in done.text
 
 
 # --- the cluster ----------------------------------------------------------------------
