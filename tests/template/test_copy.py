@@ -39,6 +39,16 @@ def test_no_jinja_is_left_over(repo: Path) -> None:
     assert not braces
 
 
+def test_the_version_served_is_the_highest_not_the_one_built_last(
+    repo: Path, tmp_path: Path
+) -> None:
+    for version in ("1", "2", "10"):
+        (tmp_path / ".modelyard" / "packages" / version).mkdir(parents=True)
+    command = ("make", "-n", "-C", tmp_path, "-f", repo / "Makefile", "serve")
+    assert "bentoml serve flight-delay:10 " in run(*command, cwd=tmp_path)
+    assert "bentoml serve flight-delay:2 " in run(*command, "VERSION=2", cwd=tmp_path)
+
+
 def test_answers_are_kept_for_updates(repo: Path, platform: Path) -> None:
     answers = yaml.safe_load((repo / ".copier-answers.yml").read_text())
     assert answers["_src_path"] == str(platform)
