@@ -46,6 +46,7 @@ def event(sequence: int, **changes: Any) -> ReleaseEvent:
     [
         (Routes(stable=None, candidate=2, weight=100), {2: 100}, False),
         (Routes(stable=1), {1: 100}, False),
+        (Routes(stable=1, candidate=2, weight=0), {1: 100}, False),
         (Routes(stable=1, candidate=2, mirror=True), {1: 100, 2: 0}, True),
         (Routes(stable=1, candidate=2, weight=25), {1: 75, 2: 25}, False),
         (Routes(stable=1, candidate=2, weight=100), {1: 0, 2: 100}, False),

@@ -12,7 +12,7 @@ from modelyard.delivery.local import FileRecord
 from modelyard.delivery.machine import State
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Health, Pairs, Ports, Routes
-from modelyard.documents import ReleaseEvent
+from modelyard.documents import ReleaseEvent, UserError, stable_version
 
 ENOUGH = 40
 POLICY = Policy.model_validate(
@@ -144,6 +144,15 @@ def test_a_step_that_was_only_written_down_is_still_taken(tmp_path: Path, place:
     assert (world.routes, world.running) == (Routes(stable=2), {2})
 
 
+def test_a_candidate_that_is_gone_after_a_crash_is_rolled_back(tmp_path: Path) -> None:
+    world = World()
+    state = killed(world, tmp_path, POLICY, lambda event: event.weight == 50)
+    world.running = {1}
+    ended = controller(world, FileRecord(tmp_path)).advance(state)
+    assert (ended.decision, world.routes) == ("rolled_back", Routes(stable=1))
+    assert "the candidate's servers ended" in ended.reason
+
+
 @pytest.mark.parametrize(
     ("policy", "decision", "routes"),
     [(POLICY, "promoted", Routes(stable=2)), (HOLD, "held", Routes(stable=1, candidate=2))],
@@ -159,3 +168,69 @@ def test_a_decision_that_was_only_written_down_is_carried_out(
     ended = then.advance(state) if again == "advance" else then.roll_back("asked for")
     assert ended == state and world.routes == routes
     assert world.running == {1, 2} - ({1} if decision == "promoted" else set())
+
+
+class Broken(World):
+    """Its source breaks once the candidate has users."""
+
+    def counts(self, routes: Routes, since: float) -> Counts:
+        if self.requests[2] > 200:
+            raise KeyError("vanished")
+        return super().counts(routes, since)
+
+
+def test_the_way_back_does_not_depend_on_evidence(tmp_path: Path) -> None:
+    world = Broken()
+    released(tmp_path)
+    running = controller(world, FileRecord(tmp_path))
+    with pytest.raises(KeyError, match="vanished"):
+        running.run(running.open(2))
+    state = running.last()
+    assert state is not None and state.decision == "rolled_back"
+    assert state.reason == "KeyError('vanished')"
+    assert (world.routes, world.running) == (Routes(stable=1), {1})
+
+
+class Full(FileRecord):
+    """On a disk that is full from some event on."""
+
+    def append(self, event: ReleaseEvent) -> None:
+        if event.weight == 50 or event.phase == "rollback":
+            raise UserError("no space left on device")
+        super().append(event)
+
+
+def test_a_record_that_cant_be_written_keeps_no_users_at_the_candidate(tmp_path: Path) -> None:
+    world = World()
+    released(tmp_path)
+    running = controller(world, Full(tmp_path))
+    with pytest.raises(UserError, match="no space left"):
+        running.run(running.open(2))
+    assert (world.routes.stable, world.routes.weight) == (1, 0)
+    state = running.last()
+    assert state is not None and (state.phase, state.weight) == ("canary", 5)
+    then = controller(world, FileRecord(tmp_path))
+    assert then.advance(state).decision == "promoted", "the next one goes on"
+
+
+def test_a_disk_that_cant_be_written(tmp_path: Path) -> None:
+    released(tmp_path)
+    record = FileRecord(tmp_path)
+    event = record.releases()[0][-1]
+    (record.folder / "other.jsonl").mkdir()
+    with pytest.raises(UserError, match="can't write the release record .*other.jsonl"):
+        record.append(event.model_copy(update={"release": "other"}))
+
+
+def test_a_clock_that_was_set_back_loses_no_stable_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released(tmp_path)
+    real, start = time.time, time.time()
+    for version, now in [(2, 50.0), (3, 20.0)]:
+        monkeypatch.setattr(time, "time", lambda now=now: now + real() - start)
+        world = World()
+        world.running, world.routes = {version - 1}, Routes(stable=version - 1)
+        running = controller(world, FileRecord(tmp_path))
+        assert running.run(running.open(version)).decision == "promoted"
+        assert stable_version(tmp_path / "releases") == version

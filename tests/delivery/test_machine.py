@@ -62,7 +62,8 @@ def look(
 
 
 ZERO = counts(100.0, 0, 0)
-SHADOW = State("r", 2, 1, "shadow", 0, since=100.0, first=ZERO, baseline=ZERO, recent=(ZERO,))
+SHADOW = State("r", 2, 1, "shadow", 0, since=100.0, ready=100.0, first=ZERO, baseline=ZERO,
+               recent=(ZERO,))  # fmt: skip
 CANARY = dataclasses.replace(SHADOW, phase="canary", weight=10)
 BEFORE = counts(100.0, 1000, 1000)
 FULL = dataclasses.replace(SHADOW, phase="canary", weight=100, baseline=BEFORE, recent=(BEFORE,))
@@ -155,6 +156,41 @@ def test_a_fault_in_a_long_step_is_seen_in_the_newest_looks() -> None:
         state = feed(state, look(100 + tick, counts(100 + tick, 90_000, 10_000)))
     action = decide(POLICY, look(111, counts(111, 90_180, 10_020, failures=20)), state)
     assert action.phase == "rollback" and "errors" in action.reason
+
+
+def test_nothing_advances_on_silence() -> None:
+    """Plenty of requests at first, then none: whatever there is to see, nobody sees it."""
+    state, policy = CANARY, POLICY.model_copy(update={"canary": LONG})
+    now = counts(101, 1000, 1000)
+    for tick in range(1, 20):
+        action = decide(policy, look(100 + tick, at(now, 100 + tick)), state)
+        assert action.phase == "canary" and action.weight == 10
+        state = feed(state, look(100 + tick, at(now, 100 + tick)))
+    action = decide(policy, look(120, at(now, 120)), state)
+    assert (action.weight, action.reason) == (10, "no requests in the last 8 looks")
+    one_more = counts(121, 1009, 1001)
+    assert decide(policy, look(121, one_more), state).weight == 50, "thin traffic is traffic"
+
+
+LONG = POLICY.canary.model_copy(update={"min_duration": 15.0})
+
+
+def at(seen: Counts, time: float) -> Counts:
+    return seen.model_copy(update={"time": time})
+
+
+@pytest.mark.parametrize("start", [SHADOW, CANARY])
+def test_a_candidate_that_hangs_does_not_keep_its_users(start: State) -> None:
+    policy = Policy.model_validate({**SETTINGS, "deploy": {"max_duration": "10s"}})
+    state = feed(start, look(105))
+    for tick in range(106, 116):
+        hung = look(tick, candidate=STARTING)
+        assert decide(policy, hung, state).phase == start.phase
+        state = feed(state, hung)
+    action = decide(policy, look(116, candidate=STARTING), state)
+    assert action.phase == "rollback" and "not been ready for 11 s" in action.reason
+    back = feed(state, look(116))
+    assert decide(policy, look(117, candidate=STARTING), back).phase == start.phase
 
 
 def test_counts_that_begin_anew_are_no_evidence() -> None:

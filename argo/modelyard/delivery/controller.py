@@ -1,6 +1,7 @@
 """Carries a release out: look, decide, write down, do; until it is decided.
 
-What was decided is written before it is done, and doing it twice does no harm. So a
+What was decided is written before it is done, and doing it twice does no harm. (Only the
+way back is done first: users must not wait for a disk.) So a
 controller that died at any point is followed by one that reads the record, does its last
 line once more and goes on.
 """
@@ -13,11 +14,12 @@ from typing import Literal, Protocol
 from modelyard.delivery import machine
 from modelyard.delivery.machine import Action, State
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Counts, Evidence, Ports, Users
+from modelyard.delivery.ports import Counts, Evidence, Health, Ports, Routes, Users
 from modelyard.documents import ReleaseEvent, UserError
 
 Step = Literal["preflight", "deploy", "shadow", "canary", "promote"]
 _ORDER: tuple[str, ...] = ("preflight", "deploy", "shadow", "canary", "promote")
+_TICK_S = 0.001
 
 Follow = Callable[[State, Evidence], None]
 """called after every event with the new state, and the evidence it was decided by"""
@@ -60,7 +62,8 @@ class Controller:
             UserError: another version's release is unfinished, or the candidate can't be
                 deployed; nothing was changed.
         """
-        last = self.last()
+        releases = self.ports.record.releases()
+        last = machine.replay(releases[-1]) if releases else None
         if last is not None and last.phase != "done":
             if last.candidate != candidate:
                 raise UserError(
@@ -76,7 +79,9 @@ class Controller:
         if stable == candidate:
             self._wait_for(candidate)
             raise Unchanged(f"version {candidate} is the stable version already; it serves")
-        now = time.time()
+        # The newest release is that which began last, also where the clock was set back.
+        before = max((event.time for event in releases[-1]), default=0.0) if releases else 0.0
+        now = max(time.time(), before + _TICK_S)
         name = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S%f}-v{candidate}"
         event = machine.begin(name, candidate, stable, now)
         self.ports.record.append(event)
@@ -101,7 +106,7 @@ class Controller:
             self.roll_back("interrupted")
             raise
         except Exception as error:
-            self.roll_back(str(error))
+            self.roll_back(_told(error))
             raise
 
     def roll_back(self, reason: str) -> State | None:
@@ -110,7 +115,7 @@ class Controller:
         if state is None:
             return None
         if state.phase not in ("rollback", "done"):
-            state = self._do(state, machine.roll_back(reason), self._look(state))
+            state = self._do(state, machine.roll_back(reason), self._look_anyway(state))
         return self.advance(state)
 
     def advance(self, state: State, step: Step = "promote", weight: int = 100) -> State:
@@ -148,6 +153,14 @@ class Controller:
             self.clients.start()
         return evidence
 
+    def _look_anyway(self, state: State) -> Evidence:
+        """What can be seen. The way back must not depend on it."""
+        try:
+            return self._look(state)
+        except Exception as error:
+            blind = Health(status="starting", detail=f"not seen: {_told(error)}")
+            return Evidence(time=time.time(), candidate=blind, note=_told(error))
+
     def _counts(self, state: State) -> tuple[Counts | None, str]:
         if state.phase in ("preflight", "deploy"):
             return None, "no traffic to the candidate yet"
@@ -155,26 +168,40 @@ class Controller:
             return self.ports.source.counts(machine.routes(state), state.shadow_began), ""
         except ConnectionError as error:
             return None, str(error)
+        except Exception as error:
+            if state.phase != "rollback":
+                raise
+            return None, _told(error)
 
     def _do(self, state: State, action: Action, evidence: Evidence) -> State:
         event: ReleaseEvent = machine.event(state, action, evidence)
-        self.ports.record.append(event)
         state = machine.apply(state, event)
+        try:
+            if state.phase == "rollback":
+                self._steer(state)
+        finally:
+            self.ports.record.append(event)
         self._carry_out(state)
         self.follow(state, evidence)
         return state
 
     def _carry_out(self, state: State) -> None:
         """Make the world what the state says. Stable is let go last, and only when replaced."""
-        router, runtime = self.ports.router, self.ports.runtime
-        self._keep_running(state.stable)
-        router.route(machine.routes(state))
+        runtime = self.ports.runtime
+        self._steer(state)
         if state.phase == "deploy" and runtime.health(state.candidate).status == "absent":
             runtime.deploy(state.candidate)
         if state.phase == "rollback":
             runtime.stop(state.candidate)
         if state.phase == "done" and state.decision != "held":
             self._stop_all_but(state.stable)
+
+    def _steer(self, state: State) -> None:
+        """Who serves. A candidate whose servers are gone gets no traffic to fail."""
+        self._keep_running(state.stable)
+        routes = machine.routes(state)
+        gone = routes.candidate not in self.ports.runtime.versions()
+        self.ports.router.route(Routes(stable=routes.stable) if gone else routes)
 
     def _keep_running(self, version: int | None) -> None:
         runtime = self.ports.runtime
@@ -184,7 +211,7 @@ class Controller:
     def _clear(self, stable: int | None) -> None:
         """Only stable runs and serves; what an earlier release left over is stopped."""
         self._keep_running(stable)
-        self.ports.router.route(machine.Routes(stable=stable))
+        self.ports.router.route(Routes(stable=stable))
         self._stop_all_but(stable)
 
     def _stop_all_but(self, version: int | None) -> None:
@@ -197,6 +224,11 @@ class Controller:
             if health.status == "failed" or time.monotonic() > deadline:
                 raise UserError(f"version {version} does not get ready: {health.detail}")
             time.sleep(min(self.policy.interval, 1.0))
+
+
+def _told(error: Exception) -> str:
+    """For people; a KeyError's own text is only the key."""
+    return str(error) if isinstance(error, UserError | OSError) else repr(error)
 
 
 def _beyond(action: Action, step: Step, weight: int) -> bool:

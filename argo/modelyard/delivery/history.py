@@ -58,7 +58,7 @@ def summary(events: Sequence[ReleaseEvent]) -> Summary:
         stable=events[0].stable,
         decision=last.decision,
         reason=last.reason,
-        seconds=round(last.time - events[0].time, 1),
+        seconds=round(max(0.0, last.time - events[0].time), 1),
         requests=int(requests),
         failed_requests=int(failures),
         stable_downtime_s=round(_total([u.stable_downtime_s for u in users]), 2),

@@ -220,7 +220,8 @@ def route_of(target: Target, routes: Routes) -> Manifest | None:
         return manifests.http_route(
             target,
             stable=routes.stable,
-            candidate=routes.candidate,
+            # Without traffic it is on its way out; a backend that is gone would break the route.
+            candidate=routes.candidate if routes.weight or routes.mirror else None,
             weight=routes.weight,
             mirror=routes.mirror,
         )

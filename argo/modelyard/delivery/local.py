@@ -186,8 +186,6 @@ class EnvoyRouter:
         self._runtime = runtime
 
     def route(self, routes: Routes) -> None:
-        if routes.candidate not in self._runtime.versions():
-            routes = Routes(stable=routes.stable)
         used = [v for v in (routes.stable, routes.candidate) if v is not None]
         self._runtime.envoy.apply(routes, {v: self._runtime.port(v) for v in used})
 
@@ -256,11 +254,14 @@ class FileRecord:
 
     def append(self, event: ReleaseEvent) -> None:
         path = self.folder / f"{event.release}.jsonl"
-        _drop_cut_line(path)
-        with path.open("a") as file:
-            file.write(event.model_dump_json(exclude_none=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            _drop_cut_line(path)
+            with path.open("a") as file:
+                file.write(event.model_dump_json(exclude_none=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"can't write the release record {path}: {error.strerror}") from None
 
 
 def _drop_cut_line(path: Path) -> None:

@@ -47,6 +47,8 @@ class State:
     """when this phase or weight began, s since the epoch"""
     sequence: int = 0
     """of the next event"""
+    ready: float = 0.0
+    """when the candidate was last seen ready, s since the epoch"""
     looks: int = 0
     """with counts so far; each spends its part of alpha"""
     shadow_began: float = 0.0
@@ -145,7 +147,9 @@ def replay(events: Iterable[ReleaseEvent]) -> State:
 def apply(state: State, event: ReleaseEvent) -> State:
     """The state after one more event."""
     _check(state, event)
-    counts = _evidence_counts(event)
+    seen = _evidence(event)
+    counts = seen.counts if seen else None
+    ready = seen is not None and seen.candidate.status == "ready"
     moved = (event.phase, event.weight) != (state.phase, state.weight)
     state = replace(
         state,
@@ -154,6 +158,7 @@ def apply(state: State, event: ReleaseEvent) -> State:
         stable=event.stable,
         # A clock that was set back must not stretch the phase.
         since=event.time if moved else min(state.since, event.time),
+        ready=event.time if ready else min(state.ready, event.time),
         sequence=event.sequence + 1,
         decision=event.decision,
         reason=event.reason,
@@ -194,16 +199,21 @@ def _check(state: State, event: ReleaseEvent) -> None:
         raise UserError(f"{where}: {event.phase} can't follow {state.phase}")
     if event.phase == "canary" and event.weight < state.weight:
         raise UserError(f"{where}: the weight fell from {state.weight} to {event.weight}")
-    if event.phase == "canary" and event.weight > state.weight and not _evidence_counts(event):
+    if event.phase == "canary" and event.weight > state.weight and not _has_counts(event):
         raise UserError(f"{where}: the weight rose to {event.weight} without evidence")
     taken_over = event.decision in ("promoted", "bootstrapped")
     if event.stable != (event.candidate if taken_over else state.stable):
         raise UserError(f"{where}: stable changed from {state.stable} to {event.stable}")
 
 
-def _evidence_counts(event: ReleaseEvent) -> Counts | None:
+def _has_counts(event: ReleaseEvent) -> bool:
+    seen = _evidence(event)
+    return seen is not None and seen.counts is not None
+
+
+def _evidence(event: ReleaseEvent) -> Evidence | None:
     try:
-        return Evidence.model_validate(event.evidence).counts if event.evidence else None
+        return Evidence.model_validate(event.evidence) if event.evidence else None
     except ValidationError as error:
         first = error.errors()[0]
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -243,6 +253,10 @@ def _deploy(policy: Policy, evidence: Evidence, state: State) -> Action:
 def _watch(policy: Policy, evidence: Evidence, state: State) -> Action:
     if evidence.candidate.status in ("absent", "failed"):
         return roll_back(f"the candidate's servers ended: {evidence.candidate.detail}")
+    silent = evidence.time - state.ready
+    if evidence.candidate.status != "ready" and silent > policy.deploy.max_duration:
+        why = f"the candidate has not been ready for {silent:.0f} s"
+        return roll_back(f"{why}: {evidence.candidate.detail}")
     verdicts = list(judge(policy, evidence, state))
     failed = next((v for _, v in verdicts if v.outcome == "fail"), None)
     if failed:
@@ -315,6 +329,8 @@ def _missing(
     seen = exposure(state, counts)[1].requests
     if seen < wanted:
         return f"{seen} of {wanted} requests"
+    if not any(_arms(before, counts)[1].requests for before in state.recent[:1]):
+        return f"no requests in the last {len(state.recent)} looks"
     served = _arms(state.first or counts, counts)[0].requests
     if served < wanted:
         return f"{served} of {wanted} requests at stable"

@@ -175,7 +175,11 @@ class Record(Protocol):
         ...
 
     def append(self, event: ReleaseEvent) -> None:
-        """Write an event so that it outlives a crash."""
+        """Write an event so that it outlives a crash.
+
+        Raises:
+            UserError: it can't be written.
+        """
         ...
 
 
