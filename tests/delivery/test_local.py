@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -66,6 +67,24 @@ def test_predictions_are_paired_by_request(tmp_path: Path) -> None:
     assert (pairs.rows, pairs.disagreements) == (3, 2), "no number is no agreement"
 
 
+def test_a_client_that_reuses_its_request_ids(tmp_path: Path) -> None:
+    """Paired by the inputs that both versions know, in order where these are the same, too."""
+
+    def lines(offset: float, skip: int = -1, **more: int) -> str:
+        rows = [
+            {"time": 1.0, "request_id": "job", "row": 0, "inputs": {"x": i // 2, **more},
+             "score": i // 2 + offset}
+            for i in range(200) if i != skip
+        ]  # fmt: skip
+        return "".join(json.dumps(row) + "\n" for row in rows)
+
+    for arm, text in {"s": lines(0.0, new=1), "c": lines(0.1, skip=7)}.items():
+        (tmp_path / arm).mkdir()
+        (tmp_path / arm / "log.jsonl").write_text(text)
+    pairs = Pairing(tmp_path / "s", tmp_path / "c", since=0.0).pairs(tolerance=0.01)
+    assert (pairs.rows, pairs.disagreements) == (199, 0)
+
+
 def test_scores_of_several_classes(tmp_path: Path) -> None:
     log(tmp_path / "s", *[(f"{i}", 1.0, [i / 10, 1 - i / 10]) for i in range(10)])
     log(tmp_path / "c", *[(f"{i}", 1.0, [i / 10, 1 - i / 10]) for i in range(8)])
@@ -104,6 +123,26 @@ def test_a_server_outlives_its_starter_and_its_children_die_with_it(tmp_path: Pa
     server.stop()
     assert not server.alive() and not any(c.is_running() for c in children)
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("end", ["stop", "start"])
+def test_workers_do_not_outlive_a_leader_that_was_killed(tmp_path: Path, end: str) -> None:
+    program = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
+    server = Server(tmp_path)
+    server.start([sys.executable, "-c", program], {})
+    leader = server._process()
+    assert leader is not None
+    assert wait_until(lambda: bool(leader.children()), 10)
+    worker = leader.children()[0]
+    leader.kill()
+    assert wait_until(lambda: not server.alive(), 10) and worker.is_running()
+    try:
+        server.stop() if end == "stop" else server.start(["sleep", "60"], {})
+        assert not worker.is_running()
+    finally:
+        server.stop()
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
 
 
 def test_a_server_whose_starter_was_killed_at_once_is_found(tmp_path: Path) -> None:

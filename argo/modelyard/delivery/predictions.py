@@ -6,6 +6,8 @@ A log is a folder of JSON-lines files, one line a row of a request:
 
 import json
 import math
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +16,20 @@ import numpy as np
 from modelyard.delivery.ports import Pairs
 
 Key = tuple[str, int]
-"""request id, row"""
+"""request id, row; a client may use its ids again"""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row's."""
+
+    inputs: dict[str, Any]
+    score: list[float]
+
+    def answers_the_same(self, other: "Prediction") -> bool:
+        """Equal in the inputs that both versions know."""
+        shared = self.inputs.keys() & other.inputs.keys()
+        return all(self.inputs[name] == other.inputs[name] for name in shared)
 
 
 class PredictionLog:
@@ -26,7 +41,7 @@ class PredictionLog:
         self._read: dict[Path, int] = {}
         """bytes of each file that are done with"""
 
-    def scores(self) -> list[tuple[Key, Any]]:
+    def predictions(self) -> list[tuple[Key, Prediction]]:
         """What was logged since the last call (and after `since`); a half-written line waits."""
         found = []
         for path in sorted(self.folder.glob("*.jsonl")):
@@ -41,8 +56,13 @@ class PredictionLog:
             for line in whole.split(b"\n"):
                 row = _parse(line)
                 if row is not None and row["time"] >= self.since:
-                    found.append(((str(row["request_id"]), int(row["row"])), row["score"]))
+                    key = str(row["request_id"]), int(row["row"])
+                    inputs = row.get("inputs") or {}
+                    found.append((key, Prediction(inputs, _numbers(row["score"]))))
         return found
+
+
+_Waiting = dict[Key, list[Prediction]]
 
 
 class Pairing:
@@ -51,7 +71,7 @@ class Pairing:
     def __init__(self, stable: Path, candidate: Path, since: float) -> None:
         self.since = since
         self._logs = PredictionLog(stable, since), PredictionLog(candidate, since)
-        self._waiting: tuple[dict[Key, Any], dict[Key, Any]] = ({}, {})
+        self._waiting: tuple[_Waiting, _Waiting] = (defaultdict(list), defaultdict(list))
         self._stable: list[list[float]] = []
         self._distances: list[float] = []
 
@@ -67,16 +87,24 @@ class Pairing:
 
     def _read(self) -> None:
         for arm, log in enumerate(self._logs):
-            for key, score in log.scores():
-                other = self._waiting[1 - arm].pop(key, None)
+            for key, one in log.predictions():
+                other = _take(self._waiting[1 - arm], key, one)
                 if other is None:
-                    self._waiting[arm][key] = _numbers(score)
+                    self._waiting[arm][key].append(one)
                     continue
-                stable, candidate = (
-                    (_numbers(score), other) if arm == 0 else (other, _numbers(score))
-                )
-                self._distances.append(_distance(stable, candidate))
-                self._stable.append(stable)
+                self._distances.append(_distance(one.score, other.score))
+                self._stable.append(one.score if arm == 0 else other.score)
+
+
+def _take(waiting: _Waiting, key: Key, one: Prediction) -> Prediction | None:
+    """The first that waits for `one`, which then waits no more."""
+    same = waiting.get(key, [])
+    for place, other in enumerate(same):
+        if other.answers_the_same(one):
+            if len(same) == 1:
+                del waiting[key]
+            return same.pop(place)
+    return None
 
 
 def _numbers(score: Any) -> list[float]:

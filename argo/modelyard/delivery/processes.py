@@ -11,7 +11,8 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,10 @@ class Server:
         """Start `command` in a session of its own; output goes to `server.log`.
 
         A token in the server's environment is noted before it starts: were the starter
-        killed right then, the server would be found by it.
+        killed right then, the server would be found by it. What an earlier one left over
+        is ended first.
         """
+        self.stop()
         self.folder.mkdir(parents=True, exist_ok=True)
         token = uuid.uuid4().hex
         self._note({**facts, "token": token})
@@ -98,15 +101,16 @@ class Server:
         self._note({"pid": process.pid, "started": started, **facts, "token": token})
 
     def stop(self) -> None:
-        """End the whole group: asked first, killed if it does not go. Idempotent."""
-        process = self._process()
-        if process is not None:
-            members = [process, *process.children(recursive=True)]
-            _signal_group(process.pid, signal.SIGTERM)
-            _, left = psutil.wait_procs(members, timeout=_TERMINATE_S)
-            if left:
-                _signal_group(process.pid, signal.SIGKILL)
-                psutil.wait_procs(left, timeout=_TERMINATE_S)
+        """End all of its processes: asked first, killed if they do not go. Idempotent.
+
+        They are found by the token, too: workers outlive a leader that was killed.
+        """
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            members = self._members()
+            for process in members:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            psutil.wait_procs(members, timeout=_TERMINATE_S)
         self.file.unlink(missing_ok=True)
 
     def log_tail(self, lines: int = 12) -> str:
@@ -117,6 +121,12 @@ class Server:
             return ""
         return "\n".join(text.strip().splitlines()[-lines:])
 
+    def _members(self) -> set[psutil.Process]:
+        """The leader, its descendants, and whoever else carries the token."""
+        leader, token = self._process(), (self.facts or {}).get("token")
+        family = {leader, *leader.children(recursive=True)} if leader else set()
+        return family | set(_carriers(token)) if token else family
+
     def _note(self, facts: Mapping[str, Any]) -> None:
         write_atomically(self.file, json.dumps(facts) + "\n")
 
@@ -125,7 +135,7 @@ class Server:
         if facts is None:
             return None
         if "pid" not in facts:
-            return _leader(facts["token"])
+            return next(filter(_leads, _carriers(facts["token"])), None)
         try:
             process = psutil.Process(facts["pid"])
             ours = abs(process.create_time() - facts["started"]) < _SAME_START_S
@@ -134,23 +144,20 @@ class Server:
             return None
 
 
-def _leader(token: str) -> psutil.Process | None:
-    """The process that leads the group which was started with `token`."""
+def _carriers(token: str) -> Iterator[psutil.Process]:
+    """The processes that were started with `token` in their environment."""
     for process in psutil.process_iter():
-        try:
-            if process.environ().get(_TOKEN) == token and os.getpgid(process.pid) == process.pid:
-                return process
-        except (psutil.Error, ProcessLookupError):
-            continue
-    return None
+        with suppress(psutil.Error):
+            if process.environ().get(_TOKEN) == token:
+                yield process
 
 
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    """A server started by `start` leads its group, so its pid is the group's, too."""
+def _leads(process: psutil.Process) -> bool:
+    """Whether a process leads its group, as one that `start` began does."""
     try:
-        os.killpg(pid, number)
+        return os.getpgid(process.pid) == process.pid
     except ProcessLookupError:
-        pass
+        return False
 
 
 def wait_until(condition, seconds: float, every: float = 0.05) -> bool:
