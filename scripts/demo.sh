@@ -20,7 +20,7 @@ rm -rf "$demo" && mkdir -p "$demo"
 
 step "A model repo from the template (this checkout's HEAD)"
 git clone --quiet "$here" "$demo/modelyard"
-show copier copy --quiet --defaults --data project_name=flight-delay --data owner=acme \
+show copier copy --quiet --defaults --vcs-ref HEAD --data project_name=flight-delay --data owner=acme \
   "$demo/modelyard" "$repo"
 cd "$repo"
 git init --quiet --initial-branch=main

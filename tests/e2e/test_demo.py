@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import run
+from support import commit, run
 
 from modelyard.documents import ReleaseEvent, releases, verify_package
 
@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 @pytest.fixture(scope="session")
 def demo(platform: Path) -> Path:
     """The demo's folder, once it is through. It exits 0 only after the right decisions."""
+    commit(platform, "Work since the newest tag")
     path = f"{Path(sys.executable).parent}:{Path('/usr/bin')}:{Path('/bin')}"
     print(run("bash", "scripts/demo.sh", cwd=platform, PATH=path))
     return platform / "build" / "demo"
@@ -38,6 +39,12 @@ def test_three_releases_end_as_they_should(summary: dict[str, Any]) -> None:
     assert summary["rows"] == 336_776 and summary["ranks"] == 2
     assert summary["stable_downtime_s"] == 0
     assert set(summary["seconds"]) == {"train", "release"}
+
+
+def test_the_demo_is_of_this_checkouts_head(platform: Path, repo: Path) -> None:
+    """Not of its newest tag, which is what Copier takes by itself."""
+    head = run("git", "rev-parse", "HEAD", cwd=platform).strip()
+    assert head in (repo / "pyproject.toml").read_text()
 
 
 def test_users_see_few_errors_and_only_of_the_faulty_version(summary: dict[str, Any]) -> None:

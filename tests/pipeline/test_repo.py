@@ -1,6 +1,7 @@
 """The pipeline of a rendered repo as `make train` runs it, on a few thousand real flights."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from pipeline.flights import MONTHS, ROWS, configure, materialize
 from modelyard.documents import ReleaseEvent, UserError, verify_package
 from modelyard.pipeline.arrays import encode
 from modelyard.pipeline.assets import show_deployment, watch_releases
-from modelyard.pipeline.challenge import Evaluation, evaluate
-from modelyard.pipeline.export import load
+from modelyard.pipeline.challenge import Evaluation, evaluate, read_evaluation
+from modelyard.pipeline.export import MODEL, load
 from modelyard.pipeline.frames import HASH
 from modelyard.pipeline.gate import GatePolicy
 from modelyard.pipeline.job import WEIGHTS
@@ -109,6 +110,17 @@ def test_a_challenger_that_is_worse_is_not_registered(released: Workspace) -> No
     assert "Traceback" not in printed
     assert [p.name for p in released.registered(1).parent.iterdir()] == ["1"]
     assert json.loads((released.state / "last_train.json").read_text())["version"] == 1
+
+    # Nor can it be packaged by asking for what comes after the gate.
+    code, printed = materialize(released.root, "--assets", "model_package,model_version")
+    assert code == 1 and "error: the model did not pass the gate: AUC " in printed
+    assert [p.name for p in released.registered(1).parent.iterdir()] == ["1"]
+
+
+def test_a_model_exported_after_its_evaluation_is_not_packaged(released: Workspace) -> None:
+    os.utime(released.evaluation / MODEL)
+    with pytest.raises(UserError, match="newer than its evaluation"):
+        read_evaluation(released.evaluation)
 
 
 def evaluate_again(workspace: Workspace, **changes: Any) -> Evaluation:

@@ -71,8 +71,18 @@ def evaluate(workspace: Workspace, signature: Signature, policy: GatePolicy) -> 
 
 
 def read_evaluation(folder: Path) -> tuple[Evaluation, np.ndarray]:
-    """What `evaluate` found, and the new model's scores [N] or [N, classes]."""
-    return Evaluation.model_validate_json((folder / RESULT).read_bytes()), np.load(folder / SCORES)
+    """What `evaluate` found, and the new model's scores [N] or [N, classes].
+
+    Raises:
+        UserError: the model has not passed the gate, or was exported after its evaluation.
+            Dagster runs what is selected, so an asset can be asked for past a failed check.
+    """
+    evaluation = Evaluation.model_validate_json((folder / RESULT).read_bytes())
+    if (folder / MODEL).stat().st_mtime > (folder / RESULT).stat().st_mtime:
+        raise UserError("the model is newer than its evaluation; materialise evaluation first")
+    if not evaluation.gate.passed:
+        raise UserError(f"the model did not pass the gate: {evaluation.gate.reason}")
+    return evaluation, np.load(folder / SCORES)
 
 
 class _Desired(BaseModel):
