@@ -1,10 +1,16 @@
 """Feature partitions, their hashes, the split by time and the replayed rows."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelyard.documents import Signature, UserError
 from modelyard.documents.signature import Category, Number
@@ -66,9 +72,38 @@ def test_the_hash_is_of_the_content_alone(tmp_path: Path) -> None:
     assert stored_hash(tmp_path / "2013-01.parquet") == first
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.integers(0, 3),
+            st.none() | st.text("ab", max_size=20),
+            st.none() | st.booleans(),
+        )
+    ),
+    st.integers(0, 9),
+)
+def test_the_hash_does_not_know_how_a_frame_was_put_together(rows: list, cut: int) -> None:
+    schema = {"n": pl.Int64, "t": pl.String, "b": pl.Boolean}
+    whole = pl.DataFrame(rows, schema=schema, orient="row")
+    under = {"n": 9, "t": "under a null", "b": True}
+    filled = whole.with_columns(pl.col(name).fill_null(value) for name, value in under.items())
+    there = whole.select(pl.all().is_not_null())
+    masked = filled.select(pl.when(there[name]).then(name).alias(name) for name in whole.columns)
+    sliced = pl.concat([filled, whole], rechunk=True)[len(rows) :]
+    joined = pl.concat([whole[:cut], whole[cut:]], rechunk=False)
+    for same in (masked, sliced, joined, joined.rechunk()):
+        assert same.equals(whole) and content_hash(same) == content_hash(whole)
+
+
+def test_the_hash_tells_missing_values_apart() -> None:
+    hashes = {content_hash(pl.DataFrame({"a": v, "b": [1, 1]})) for v in ([1, None], [None, 1])}
+    assert len(hashes) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (pl.lit(float("inf")).alias("a"), r"a has inf, outside of its declaration"),
         (pl.lit("z").alias("k"), "k has 'z', which its declaration does not list"),
         (pl.lit(None, pl.String).alias("k"), "k is missing in 6 rows"),
         (pl.lit(-1.0).alias("a"), r"a has -1.0, outside of its declaration"),
@@ -148,3 +183,38 @@ def test_a_file_or_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> Non
         (new / "new").touch()
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["new"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from modelyard.pipeline.workspace import replaced_folder
+
+rename, done = os.rename, []
+
+def killed_at_the_second(*paths):
+    if done:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(rename(*paths))
+
+os.rename = killed_at_the_second
+with replaced_folder(Path(sys.argv[1])) as new:
+    (new / "new").touch()
+"""
+
+
+def test_a_folder_comes_back_after_a_kill_between_two_renames(tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "old").touch()
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder)])
+    assert done.returncode == -signal.SIGKILL and not folder.exists()
+    with pytest.raises(RuntimeError), replaced_folder(folder):
+        raise RuntimeError
+    assert [p.name for p in folder.iterdir()] == ["old"]
+    for left in tmp_path.glob(".package.*"):
+        os.utime(left, (0, 0))
+    with replaced_folder(folder) as new:
+        (new / "newer").touch()
+    assert [p.name for p in tmp_path.iterdir()] == ["package"]
+    assert [p.name for p in folder.iterdir()] == ["newer"]

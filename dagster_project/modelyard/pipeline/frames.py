@@ -19,11 +19,18 @@ REPLAY_ROWS = 20_000
 
 
 def content_hash(frame: pl.DataFrame) -> str:
-    """SHA-256 over names, types and values; the same however the frame was chunked."""
-    buffer = BytesIO()
-    # Without views, a column's bytes depend on its values alone.
-    frame.rechunk().write_ipc_stream(buffer, compat_level=pl.CompatLevel.oldest())
-    return hashlib.sha256(buffer.getbuffer()).hexdigest()
+    """SHA-256 over names, types and values; the same however the frame was put together."""
+    digest = hashlib.sha256()
+    for column in frame.rechunk():
+        missing, values = column.is_null().arg_true(), column.drop_nulls()
+        # Gathered, the bytes hold no more than the values: nothing under nulls or beside a slice.
+        values = values.gather(pl.int_range(len(values), eager=True))
+        for part in (missing, values):
+            buffer = BytesIO()
+            # Without views, a column's bytes depend on its values alone.
+            part.to_frame().write_ipc_stream(buffer, compat_level=pl.CompatLevel.oldest())
+            digest.update(buffer.getbuffer())
+    return digest.hexdigest()
 
 
 def combined(hashes: Iterable[str]) -> str:
@@ -92,10 +99,11 @@ def _check(frame: pl.DataFrame, signature: Signature, path: Path) -> None:
 
 
 def _within(number: Number) -> pl.Expr:
-    """Whether a row's value lies in the declared range; true where it is missing."""
+    """Whether a row's value is finite and in the declared range; true where it is missing."""
     low = number.minimum if number.minimum is not None else float("-inf")
     high = number.maximum if number.maximum is not None else float("inf")
-    return pl.col(number.name).is_between(low, high).fill_null(True)
+    value = pl.col(number.name)
+    return (value.is_between(low, high) & value.is_finite()).fill_null(True)
 
 
 def stored_hash(path: Path) -> str:

@@ -4,12 +4,18 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+ASIDE = ".aside"
+"""a folder that is being replaced, in a temporary one"""
+ABANDONED = 24 * 3600
+"""seconds after which nobody writes to a temporary folder any more"""
 
 
 @dataclass(frozen=True)
@@ -91,18 +97,31 @@ def replaced(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `path` when the block ends well."""
+    """A temporary folder that takes the place of `path` when the block ends well.
+
+    First, what a killed run left beside `path` is cleared away; had that run moved the
+    folder aside and put nothing in its place yet, the folder comes back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _recover(path)
     new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     new.chmod(0o755)
     try:
         yield new
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-            os.rename(path, old / path.name)
+            os.rename(path, old / ASIDE)
             os.rename(new, path)
             shutil.rmtree(old)
         else:
             os.rename(new, path)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _recover(path: Path) -> None:
+    for left in path.parent.glob(f".{path.name}.*"):
+        if (left / ASIDE).exists() and not path.exists():
+            os.rename(left / ASIDE, path)
+        if time.time() - left.stat().st_mtime > ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
