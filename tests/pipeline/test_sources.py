@@ -59,10 +59,35 @@ def test_two_files_of_one_name(path: Path) -> None:
         find(path.parent, "rows")
 
 
-def test_rows_with_too_many_fields(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("a,b\n1,2,3\n4,5\n")
-    with pytest.raises(UserError, match="not a CSV file"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2,3\n4,5\n", "line 2 has 3 fields where the header has 2"),
+        ("a,b\n1,2\n3\n4,5\n", "line 3 has 1 fields where the header has 2"),
+        ("a,b\n1,2\n\n4,5\n", "line 3 has 1 fields"),
+        ('a,b\n"1\n2",3\n"4"\n5,6\n', "line 4 has 1 fields"),
+        ('a,b\n1,2\n3,"4\n', "not a CSV file"),
+        ('a,b\n"1",2\n3', "cut short: its last row has 1 of 2 fields"),
+    ],
+    ids=["long", "short", "blank", "short, with quotes", "open quote", "cut, with quotes"],
+)
+def test_a_row_that_does_not_fit_the_header(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
         read_csv(tmp_path / "rows.csv", ["a", "b"])
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_what_a_good_file_may_have(quote: str, tmp_path: Path) -> None:
+    """A byte order mark, Windows' line ends, an empty last field, blank lines at the end."""
+    text = f"\ufeffa,b\r\n{quote}1{quote},\r\nNA,3\r\n\r\n"
+    (tmp_path / "rows.csv").write_bytes(text.encode())
+    assert read_csv(tmp_path / "rows.csv", ["a", "b"]).rows() == [("1", None), (None, "3")]
+
+
+def test_a_quoted_line_break_in_the_last_row(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('a,b\n1,2\n3,"x, y\nz"\n')
+    assert read_csv(tmp_path / "rows.csv", ["b"])["b"].to_list() == ["2", "x, y\nz"]
 
 
 def test_an_empty_file(tmp_path: Path) -> None:

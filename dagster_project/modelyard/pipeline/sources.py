@@ -1,8 +1,10 @@
 """Source files, read with clear words for what can be wrong with them."""
 
+import codecs
 import csv
 import gzip
 import importlib.util
+import io
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -54,9 +56,10 @@ def read_csv(path: Path, columns: Sequence[str], nulls: Sequence[str] = NULLS) -
     """A CSV file (plain, gzip or zip) as text columns, in the given order.
 
     Raises:
-        UserError: the file is cut short or no CSV, or lacks a column.
+        UserError: the file is cut short or no CSV, lacks a column, or has a row with more or
+            fewer fields than columns.
     """
-    content = _content(path)
+    content = _content(path).removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n")
     head, _, _ = content.partition(b"\n")
     names = next(csv.reader([head.decode(errors="replace").strip()]), [])
     missing = [name for name in columns if name not in names]
@@ -65,18 +68,35 @@ def read_csv(path: Path, columns: Sequence[str], nulls: Sequence[str] = NULLS) -
             f"{path}: no column {', '.join(missing)}; it has {', '.join(names)}. "
             "Mend the file, or the columns in defs/data.py"
         )
-    last = content.rstrip(b"\r\n").rpartition(b"\n")[2].decode(errors="replace")
-    fields = len(next(csv.reader([last]), []))
-    if fields < len(names):
-        raise UserError(
-            f"{path}: cut short: its last row has {fields} of {len(names)} fields; "
-            "get the file again"
-        )
     try:
+        _check_rows(path, content, len(names))
         return pl.read_csv(content, columns=list(columns), infer_schema=False,
                            null_values=list(nulls)).select(columns)  # fmt: skip
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file: {str(error).splitlines()[0]}") from None
+
+
+def _check_rows(path: Path, content: bytes, width: int) -> None:
+    """Polars fills a short row up, and drops what a long one has beyond the columns read."""
+    if b'"' in content:
+        text = io.TextIOWrapper(io.BytesIO(content), errors="replace", newline="")
+        rows = csv.reader(text, strict=True)
+        wrong = ((rows.line_num, len(row)) for row in rows if max(len(row), 1) != width)
+    else:  # ten times as fast
+        lines = pl.read_csv(content, has_header=False, separator="\0", quote_char=None,
+                            infer_schema=False).to_series()  # fmt: skip
+        fields = lines.str.count_matches(",", literal=True).fill_null(0) + 1
+        wrong = ((row + 1, fields[row]) for row in (fields != width).arg_true())
+    line, found = next(wrong, (0, width))
+    last = content.count(b"\n") + 1
+    if line == last and found < width:
+        raise UserError(
+            f"{path}: cut short: its last row has {found} of {width} fields; get the file again"
+        )
+    if found != width:
+        raise UserError(
+            f"{path}: line {line} has {found} fields where the header has {width}; mend the file"
+        )
 
 
 def of_month(rows: pl.DataFrame, day: pl.Expr, month: str, months: Months) -> pl.DataFrame:
