@@ -95,6 +95,14 @@ def test_a_changed_package_is_not_registered(workspace: Workspace) -> None:
     model.write_bytes(b"second")
 
 
+def test_only_the_packages_own_manifest_is_exempt(workspace: Workspace) -> None:
+    planted = workspace.package / "plots" / "manifest.json"
+    planted.write_text("{}")
+    with pytest.raises(UserError, match="plots/manifest.json: not in its manifest"):
+        verify_package(workspace.package)
+    planted.unlink()
+
+
 def test_a_lost_package_comes_back(workspace: Workspace) -> None:
     folder = workspace.registered(1)
     folder.rename(folder.with_name("lost"))

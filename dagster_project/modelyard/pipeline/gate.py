@@ -14,7 +14,8 @@ stays stable at the small tail areas that many slices ask for.
   chance. A slice blocks when the challenger is worse there by more than `slice_margin`
   and the whole interval, corrected for the number of slices (Bonferroni), is below zero.
 
-A missing value, or too few rows to tell, never passes.
+A missing value never passes, nor do too few rows in the whole test set to tell. A slice of fewer
+than `minimum_rows` rows is not judged: it is listed as such, and does not block.
 """
 
 from collections.abc import Callable, Iterator

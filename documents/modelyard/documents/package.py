@@ -50,11 +50,7 @@ def write_manifest(package: Path, manifest: Manifest) -> str:
 
     The id is the SHA-256 of the manifest's bytes.
     """
-    files = {
-        path.relative_to(package).as_posix(): _sha256(path)
-        for path in sorted(package.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
+    files = {name: _sha256(package / name) for name in sorted(_present(package))}
     text = manifest.model_copy(update={"files": files}).model_dump_json(indent=2)
     (package / MANIFEST).write_text(text + "\n")
     return _sha256(package / MANIFEST)
@@ -71,11 +67,7 @@ def verify_package(package: Path) -> tuple[Manifest, Signature, str]:
     """
     try:
         manifest = Manifest.model_validate_json((package / MANIFEST).read_bytes())
-        present = {
-            path.relative_to(package).as_posix()
-            for path in package.rglob("*")
-            if path.is_file() and path.name != MANIFEST
-        }
+        present = _present(package)
         for what, names in {
             "missing": set(manifest.files) - present,
             "not in its manifest": present - set(manifest.files),
@@ -99,6 +91,12 @@ def verify_package(package: Path) -> tuple[Manifest, Signature, str]:
     except ValidationError as error:
         raise UserError(f"model package {package}: {error}") from None
     return manifest, signature, _sha256(package / MANIFEST)
+
+
+def _present(package: Path) -> set[str]:
+    """All files but the manifest, by their path in the package."""
+    files = (path for path in package.rglob("*") if path.is_file())
+    return {path.relative_to(package).as_posix() for path in files} - {MANIFEST}
 
 
 def _sha256(path: Path) -> str:
