@@ -34,6 +34,9 @@ def test_arguments(repo: Repo) -> None:
     assert "there: 1, 2, 3" in refused(repo, "--env", "local", "--candidate", "9")
     assert "no environment 'moon'; it has local" in refused(repo, "--env", "moon")
     assert "give `latest` or a version" in refused(repo, "--env", "local", "--candidate", "new")
+    # click's own code for these is 2, which means rolled back here.
+    assert "Missing option '--env'" in refused(repo)
+    assert "No such option" in refused(repo, "--env", "local", "--wait")
     traffic = ["--env", "local", "--traffic"]
     assert "give replay:PATH" in refused(repo, *traffic, "rows.jsonl")
     assert "no such file" in refused(repo, *traffic, "replay:gone.parquet")

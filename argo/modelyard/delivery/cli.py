@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
+import click
 import typer
 
 from modelyard.delivery.controller import Controller, Unchanged
@@ -209,9 +210,15 @@ def report(
 
 
 def main() -> None:
-    """Entry point: a user's mistake is printed without a traceback and exits with 1."""
+    """Entry point: a user's mistake is printed without a traceback and exits with 1.
+
+    A mistake in the command line, too: click's own code for it, 2, means rolled back here.
+    """
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(1)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -69,7 +69,7 @@ class Controller:
                 raise UserError(
                     f"the release of version {last.candidate} ({last.release}) is unfinished: "
                     f"finish it with --candidate {last.candidate}, or end it with "
-                    f"`modelyard release step rollback --candidate {last.candidate}`"
+                    f"`modelyard release step rollback --env ENV --candidate {last.candidate}`"
                 )
             return last
         stable = last.stable if last else None
