@@ -65,6 +65,8 @@ def test_answers_are_kept_for_updates(repo: Path, platform: Path) -> None:
     [
         ("project_name=Flight_Delay", "lower-case letters"),
         ("project_name=torch", "would be hidden"),
+        ("project_name=json", "would be hidden"),
+        ("project_name=sklearn", "would be hidden"),
         ("project_name=" + "a" * 41, "40 characters"),
         ("owner=not a name", "GitHub name"),
         ("description=", "not empty"),
@@ -77,6 +79,7 @@ def test_answers_are_kept_for_updates(repo: Path, platform: Path) -> None:
         ("canary_steps=[25, 5, 100]", "must rise"),
         ("canary_steps=[5, 50]", "must be 100"),
         ("canary_steps=[]", "whole numbers"),
+        ("canary_steps=[1, 2, 3, 4, 5, 6, 7, 8, 100]", "8 steps at most"),
         ("canary_steps=half", "whole numbers"),
         ("repository=modelyard", "owner/name"),
     ],
