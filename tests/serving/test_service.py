@@ -125,6 +125,8 @@ MALFORMED: list[tuple[str, str | bytes, int, int | None, str | None]] = [
     ("null", "null", 400, None, None),
     ("no rows", "{}", 400, None, None),
     ("rows is an object", '{"rows": {}}', 400, None, None),
+    ("rows twice", '{"rows": [], "rows": []}', 400, None, None),
+    ("a field twice", json.dumps({"rows": [ROW]}).replace("}]", ', "hour": 9}]'), 400, None, None),
     ("more than rows", '{"rows": [], "x": 1}', 400, None, None),
     ("empty rows", '{"rows": []}', 422, None, None),
     ("a row is a number", '{"rows": [1]}', 422, 0, ""),
@@ -165,6 +167,16 @@ def test_bad_input_is_refused_with_row_and_field(
     assert found == ([] if row is None else [(row, field)]), refusal
     if field:
         assert f"row {row}: {field}: " in refusal["error"]
+
+
+def test_a_key_that_stands_twice_is_named(server: Servers) -> None:
+    client, headers = server("binary").client, {"content-type": "application/json"}
+    body = json.dumps({"rows": [ROW, ROW]}).replace("}]", ', "carrier": "UA"}]')
+    answer = client.post("/predict", content=body, headers=headers)
+    assert (answer.status_code, "'carrier'" in answer.json()["error"]) == (400, True)
+    # A colon in a value is no key.
+    answer = client.post("/predict", json={"rows": [ROW | {"carrier": "a:b"}]})
+    assert [e["field"] for e in answer.json()["errors"]] == ["carrier"]
 
 
 def test_another_content_type_is_refused(server: Servers) -> None:
