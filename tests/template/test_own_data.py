@@ -57,6 +57,7 @@ def repo(render, tmp_path: Path) -> Path:
 
 def test_the_guide_leads_to_a_registered_model(repo: Path) -> None:
     environment = {"PYTHONPATH": str(repo / "src"), "DAGSTER_HOME": str(repo / ".dagster")}
+    run(Path(sys.executable).with_name("ruff"), "check", ".", cwd=repo)
     assert " passed" in run(sys.executable, "-m", "pytest", "-q", cwd=repo, **environment)
     printed = run(sys.executable, "-m", "modelyard.pipeline.materialize", cwd=repo, **environment)
     assert "2025-03: 2 of 622 rows" in printed
