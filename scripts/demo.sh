@@ -42,7 +42,7 @@ show make -s release
 
 step "Version 3: a mistake in the service, as a team would make it"
 show git apply "$here/scripts/demo-fault.patch"
-commit "Keep the recent scores for the dashboard"
+commit "Keep the recent predictions for the dashboard"
 show make -s train
 keep 3
 show make -s release || echo "(make release gave $?: rolled back)"
