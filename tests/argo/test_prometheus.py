@@ -86,7 +86,7 @@ def url(tmp_path: Path, ports: dict[str, int]) -> Iterator[str]:
 
 
 @contextmanager
-def server(folder: Path, ports: dict[str, int]) -> Iterator[str]:
+def server(folder: Path, ports: dict[str, int], interval: str = "200ms") -> Iterator[str]:
     """A Prometheus that labels what it scrapes as the PodMonitor makes it do; its URL."""
     common = {"namespace": "production", "app_kubernetes_io_name": "flight-delay"}
     scraped = [
@@ -97,8 +97,8 @@ def server(folder: Path, ports: dict[str, int]) -> Iterator[str]:
         for version, port in ports.items()
     ]
     job = {"job_name": "pods", "honor_labels": True, "static_configs": scraped}
-    seconds = {"scrape_interval": "200ms", "scrape_timeout": "200ms"}
     config = folder / "prometheus.yml"
+    seconds = {"scrape_interval": interval, "scrape_timeout": "200ms"}
     config.write_text(yaml.safe_dump({"global": seconds, "scrape_configs": [job]}))
     address = f"127.0.0.1:{free_port()}"
     arguments = [
@@ -183,6 +183,14 @@ def test_counts(pods: dict[str, Pod], ports: dict[str, int], url: str) -> None:
 
     until(gone)
     pods["2"] = Pod(ports["2"])
+
+
+def test_counts_are_as_old_as_the_last_scrape(
+    pods: dict[str, Pod], ports: dict[str, int], tmp_path: Path
+) -> None:
+    with server(tmp_path, ports, interval="4s") as url:
+        source, since = Prometheus(url, "flight-delay", "production"), time.time()
+        until(lambda: time.time() - source.counts(BOTH, since).time > 2)
 
 
 SERVICE = """

@@ -43,12 +43,15 @@ class Prometheus:
         away. What would (a container that restarts within its pod) is seen as a reset and
         changes the epoch.
 
+        They are as old as the pod that was scraped longest ago, by Prometheus's own clock.
+
         Raises:
             ConnectionError: no answer, none that can be read, or pods that are not scraped.
         """
         now = time.time()
         window = f"{math.ceil(min(now - since, _LONGEST_S)) + _MARGIN_S}s"
         scraped = self._by_version(f"sum by ({VERSION}) (up{{{self._pods}}})")
+        ages = self._by_version(f"max by ({VERSION}) (time() - timestamp(up{{{self._pods}}}))")
         resets = self._query(f"sum(resets({REQUESTS}{{{self._series}}}[{window}]))")
         codes = self._query(self._totals(REQUESTS, "http_response_code", window))
         buckets = self._query(self._totals(DURATION, "le", window))
@@ -57,15 +60,16 @@ class Prometheus:
         def arm(version: int | None) -> Arm | None:
             if version is None:
                 return None
-            if not scraped.get(str(version)):
+            if not scraped.get(str(version)) or str(version) not in ages:
                 raise ConnectionError(
                     f"Prometheus at {self._url} scrapes no pod of version {version}"
                 )
             return to_arm(version, codes, buckets)
 
-        return Counts(
-            time=now, epoch=epoch, stable=arm(routes.stable), candidate=arm(routes.candidate)
-        )
+        stable, candidate = arm(routes.stable), arm(routes.candidate)
+        routed = [v for v in (routes.stable, routes.candidate) if v is not None]
+        age = max((ages[str(version)] for version in routed), default=0.0)
+        return Counts(time=now - age, epoch=epoch, stable=stable, candidate=candidate)
 
     def _totals(self, metric: str, label: str, window: str) -> str:
         latest = f"last_over_time({metric}{{{self._series}}}[{window}])"
