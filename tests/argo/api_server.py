@@ -1,7 +1,7 @@
 """A stand-in for the Kubernetes API: stores objects, runs nothing.
 
 Enough for what the Kubernetes side of the ports sends: discovery, get, list by labels,
-create, replace by resourceVersion, merge patch, server-side apply, delete. With KUBECONFIG
+create, replace by resourceVersion, server-side apply, delete. With KUBECONFIG
 set the same tests talk to a real API server instead.
 """
 
@@ -74,12 +74,8 @@ class ApiServer(ThreadingHTTPServer):
         return 200, self._store(key, body)
 
     def _patch(self, key: tuple[str, str, str, str], kind: str, body: dict[str, Any]) -> Answer:
-        if kind == "application/apply-patch+yaml":  # one manager, so its own last word stands
-            return 200, self._store(key, body)
-        assert kind == "application/merge-patch+json", kind
-        if key not in self.objects:
-            return _refusal(404, "not found")
-        return 200, self._store(key, _merged(self.objects[key], body))
+        assert kind == "application/apply-patch+yaml", kind
+        return 200, self._store(key, body)  # one manager, so its own last word stands
 
     def _delete(self, key: tuple[str, str, str, str], kind: str, body: dict[str, Any]) -> Answer:
         if self.objects.pop(key, None) is None:
@@ -141,10 +137,3 @@ def _discovery(path: str) -> Answer:
 def _refusal(code: int, message: str) -> Answer:
     status = {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
     return code, status | {"message": message, "code": code}
-
-
-def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    both = {
-        k: _merged(old[k], v) if isinstance(v, dict) and k in old else v for k, v in new.items()
-    }
-    return old | both

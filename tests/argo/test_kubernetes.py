@@ -20,7 +20,7 @@ from support import run
 from modelyard.delivery import kubernetes, manifests
 from modelyard.delivery.manifests import Target
 from modelyard.delivery.policy import Kubernetes
-from modelyard.delivery.ports import Routes
+from modelyard.delivery.ports import LockLost, Routes
 from modelyard.documents import ReleaseEvent, UserError
 
 TARGET = Target(
@@ -240,6 +240,63 @@ def test_record_and_lock(cluster: kubernetes.Cluster) -> None:
     assert [[each.sequence for each in release] for release in record.releases()] == [[0, 1]]
     with pytest.raises(UserError, match="written by another controller"):
         record.append(event(1, weight=25))
+
+
+def test_a_lease_that_was_taken_is_not_taken_back(cluster: kubernetes.Cluster) -> None:
+    """As after a long pause: it ran out, and another controller is at work."""
+    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    with record.lock():
+        record.check()
+        lease = record._lease
+        assert lease is not None
+        name = _in(cluster).release_account
+        present = cluster.get(kubernetes._LEASE, name)
+        assert present is not None
+        present["spec"]["holderIdentity"] = "other"
+        assert cluster.replace(present)
+        lease.renew()
+        with pytest.raises(LockLost, match="was lost to another controller"):
+            record.check()
+    after = cluster.get(kubernetes._LEASE, name)
+    assert after is not None and after["spec"]["holderIdentity"] == "other"
+
+
+def test_a_lease_that_cant_be_renewed_ends(
+    cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes, "_LEASE_S", 0.2)
+    monkeypatch.setattr(cluster, "replace", refuse)
+    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    with record.lock():
+        end = time.monotonic() + 20
+        with pytest.raises(LockLost, match="could not be renewed"):
+            while time.monotonic() < end:
+                record.check()
+                time.sleep(0.05)
+
+
+def refuse(manifest: dict[str, Any]) -> bool:
+    raise UserError("the API server does not answer")
+
+
+def test_two_writers_of_a_record_do_not_lose_each_others_events(
+    cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second writes between the first's look and its own write."""
+    first, second = (kubernetes.ConfigMapRecord(cluster, _in(cluster)) for _ in range(2))
+    first.append(event(0))
+    get = cluster.get
+
+    def get_then_lose_the_race(*arguments: Any) -> Any:
+        present = get(*arguments)
+        monkeypatch.setattr(cluster, "get", get)
+        second.append(event(1, weight=25))
+        return present
+
+    monkeypatch.setattr(cluster, "get", get_then_lose_the_race)
+    with pytest.raises(UserError, match="written by another controller"):
+        first.append(event(1))
+    assert [each.weight for each in first.releases()[0]] == [5, 25]
 
 
 def test_versions(cluster: kubernetes.Cluster) -> None:

@@ -11,7 +11,7 @@ from modelyard.delivery.controller import Controller
 from modelyard.delivery.local import FileRecord
 from modelyard.delivery.machine import State
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Arm, Counts, Health, Pairs, Ports, Routes
+from modelyard.delivery.ports import Arm, Counts, Health, LockLost, Pairs, Ports, Routes
 from modelyard.documents import ReleaseEvent, UserError, stable_version
 
 ENOUGH = 40
@@ -234,3 +234,22 @@ def test_a_clock_that_was_set_back_loses_no_stable_version(
         running = controller(world, FileRecord(tmp_path))
         assert running.run(running.open(version)).decision == "promoted"
         assert stable_version(tmp_path / "releases") == version
+
+
+class Taken(FileRecord):
+    """Its lock goes to another controller once the candidate has users."""
+
+    def check(self) -> None:
+        if self.releases()[-1][-1].weight == 50:
+            raise LockLost("the lock was taken")
+
+
+def test_a_controller_that_lost_its_lock_leaves_all_as_it_is(tmp_path: Path) -> None:
+    world = World()
+    released(tmp_path)
+    running = controller(world, Taken(tmp_path))
+    with pytest.raises(LockLost):
+        running.run(running.open(2))
+    state = running.last()
+    assert state is not None and (state.phase, state.weight) == ("canary", 50)
+    assert world.routes == Routes(stable=1, candidate=2, weight=50)

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from modelyard.delivery import machine
 from modelyard.delivery.machine import Action, State
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Counts, Evidence, Health, Ports, Routes, Users
+from modelyard.delivery.ports import Counts, Evidence, Health, LockLost, Ports, Routes, Users
 from modelyard.documents import ReleaseEvent, UserError
 
 Step = Literal["preflight", "deploy", "shadow", "canary", "promote"]
@@ -98,12 +98,15 @@ class Controller:
         Whatever breaks on the way, Ctrl-C too, first takes the candidate's traffic away.
 
         Raises:
+            LockLost: another controller may be at work; nothing more was done.
             UserError, KeyboardInterrupt: after the roll back.
         """
         try:
             return self.advance(state)
         except KeyboardInterrupt:
             self.roll_back("interrupted")
+            raise
+        except LockLost:
             raise
         except Exception as error:
             self.roll_back(_told(error))
@@ -174,6 +177,7 @@ class Controller:
             return None, _told(error)
 
     def _do(self, state: State, action: Action, evidence: Evidence) -> State:
+        self.ports.record.check()
         event: ReleaseEvent = machine.event(state, action, evidence)
         state = machine.apply(state, event)
         try:

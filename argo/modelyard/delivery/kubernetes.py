@@ -10,6 +10,7 @@ import re
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from typing import Any
 from modelyard.delivery import manifests
 from modelyard.delivery.manifests import FIELD_MANAGER, Manifest, Target
 from modelyard.delivery.policy import Kubernetes
-from modelyard.delivery.ports import Health, Ports, Routes
+from modelyard.delivery.ports import Health, LockLost, Ports, Routes
 from modelyard.delivery.prometheus import Prometheus
 from modelyard.documents import ReleaseEvent, UserError
 
@@ -141,15 +142,6 @@ class Cluster:
                     return False
                 raise
             return True
-
-    def merge(self, kind: tuple[str, str], name: str, patch: Manifest) -> None:
-        with _refusals(f"patch {kind[1]} {name}"):
-            self._resource(*kind).patch(
-                name=name,
-                namespace=self.namespace,
-                body=patch,
-                content_type="application/merge-patch+json",
-            )
 
     def delete(self, manifest: Manifest) -> None:
         from kubernetes.client import ApiException
@@ -319,26 +311,21 @@ class ConfigMapRecord:
 
     def __init__(self, cluster: Cluster, target: Target) -> None:
         self._cluster, self._target = cluster, target
+        self._lease: Lease | None = None
         self._labels = manifests.labels(target) | {"app.kubernetes.io/component": "release-record"}
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        holder = f"{socket.gethostname()}-{os.getpid()}"
-        name = self._target.release_account
-        _take(self._cluster, manifests.metadata(self._target, name), holder)
-        done = threading.Event()
-        renewal = threading.Thread(target=_renew, args=(self._cluster, name, holder, done))
-        renewal.start()
-        try:
+        metadata = manifests.metadata(self._target, self._target.release_account)
+        with Lease(self._cluster, metadata) as self._lease:
             yield
-        finally:
-            done.set()
-            renewal.join()
-            with suppress(UserError):  # it ends by itself
-                _hand_back(self._cluster, name, holder)
 
     def lock(self) -> AbstractContextManager[None]:
         return self._held()
+
+    def check(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
 
     def releases(self) -> list[list[ReleaseEvent]]:
         return releases_of(self._cluster.list(_CONFIG_MAP, self._labels))
@@ -354,11 +341,13 @@ class ConfigMapRecord:
         }
         if self._cluster.create(manifest):
             return
-        present = ((self._cluster.get(_CONFIG_MAP, name) or {}).get("data") or {}).get(key)
-        if present is None:
-            self._cluster.merge(_CONFIG_MAP, name, {"data": {key: text}})
-        elif present != text:
-            raise UserError(f"ConfigMap {name}: {key} was written by another controller")
+        present = self._cluster.get(_CONFIG_MAP, name) or manifest
+        written = present.get("data") or {}
+        if written.get(key, text) == text and (
+            key in written or self._cluster.replace(present | {"data": {**written, key: text}})
+        ):
+            return
+        raise LockLost(f"ConfigMap {name}: {key} was written by another controller")
 
 
 def record_name(model: str, event: ReleaseEvent) -> str:
@@ -395,33 +384,67 @@ def releases_of(config_maps: list[Manifest]) -> list[list[ReleaseEvent]]:
     return sorted(found.values(), key=lambda events: (events[0].time, events[0].release))
 
 
-def _take(cluster: Cluster, metadata: Manifest, holder: str) -> None:
-    """Raises: UserError: another controller holds the lease."""
-    lease = {"apiVersion": _LEASE[0], "kind": _LEASE[1], "metadata": metadata}
-    if cluster.create(lease | {"spec": _lease_spec(holder)}):
-        return
-    present = cluster.get(_LEASE, metadata["name"]) or lease
-    other = lease_holder(present, datetime.now(UTC))
-    if other is None and cluster.replace(present | {"spec": _lease_spec(holder)}):
-        return
-    raise UserError(
-        f"{other or 'another controller'} is releasing in namespace {cluster.namespace}; wait for "
-        f"it to end (a controller that died lets go after {_LEASE_S} s)"
-    )
+class Lease:
+    """The lock of an environment, renewed in the background while it is held."""
 
+    def __init__(self, cluster: Cluster, metadata: Manifest) -> None:
+        self._cluster, self._metadata, self._name = cluster, metadata, metadata["name"]
+        self.holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._until = 0.0
+        """of time.monotonic(): nobody else takes it before"""
+        self._done = threading.Event()
+        self._renewal = threading.Thread(target=self._keep)
 
-def _renew(cluster: Cluster, name: str, holder: str, done: threading.Event) -> None:
-    while not done.wait(_LEASE_S / 3):
-        try:
-            cluster.merge(_LEASE, name, {"spec": _lease_spec(holder)})
-        except UserError:
-            continue  # the next renewal comes before the lease ends
+    def __enter__(self) -> "Lease":
+        """Raises: UserError: another controller holds the lease."""
+        self._take()
+        self._renewal.start()
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._renewal.join()
+        with suppress(UserError):  # it ends by itself
+            present = self._cluster.get(_LEASE, self._name)
+            if present and present["spec"].get("holderIdentity") == self.holder:
+                self._cluster.replace(present | {"spec": {"holderIdentity": ""}})
 
-def _hand_back(cluster: Cluster, name: str, holder: str) -> None:
-    present = cluster.get(_LEASE, name)
-    if present and present["spec"].get("holderIdentity") == holder:
-        cluster.replace(present | {"spec": {"holderIdentity": ""}})
+    def check(self) -> None:
+        """Raises: LockLost: it was taken, or could not be renewed in time."""
+        if time.monotonic() > self._until:
+            raise LockLost(
+                f"the lease {self._name} in namespace {self._cluster.namespace} was lost to "
+                "another controller, or could not be renewed; run the same again to go on"
+            )
+
+    def renew(self) -> None:
+        """Raises: UserError: no answer; it is still held until it ends."""
+        until = time.monotonic() + _LEASE_S
+        present = self._cluster.get(_LEASE, self._name)
+        if present is None or (present.get("spec") or {}).get("holderIdentity") != self.holder:
+            self._until = 0.0
+        elif self._cluster.replace(present | {"spec": _lease_spec(self.holder)}):
+            self._until = until
+
+    def _take(self) -> None:
+        until = time.monotonic() + _LEASE_S
+        lease = {"apiVersion": _LEASE[0], "kind": _LEASE[1], "metadata": self._metadata}
+        spec = {"spec": _lease_spec(self.holder)}
+        if not self._cluster.create(lease | spec):
+            present = self._cluster.get(_LEASE, self._name) or lease
+            other = lease_holder(present, datetime.now(UTC))
+            if other is not None or not self._cluster.replace(present | spec):
+                raise UserError(
+                    f"{other or 'another controller'} is releasing in namespace "
+                    f"{self._cluster.namespace}; wait for it to end (a controller that died "
+                    f"lets go after {_LEASE_S} s)"
+                )
+        self._until = until
+
+    def _keep(self) -> None:
+        while not self._done.wait(_LEASE_S / 3):
+            with suppress(UserError):  # the next renewal comes before the lease ends
+                self.renew()
 
 
 def _lease_spec(holder: str) -> Manifest:

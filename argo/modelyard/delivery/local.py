@@ -249,6 +249,9 @@ class FileRecord:
             file.flush()
             yield
 
+    def check(self) -> None:
+        """The kernel keeps the lock for as long as this process lives."""
+
     def releases(self) -> list[list[ReleaseEvent]]:
         return read_releases(self.folder)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from modelyard.documents import ReleaseEvent
+from modelyard.documents import ReleaseEvent, UserError
 
 
 class _Frozen(BaseModel):
@@ -155,6 +155,10 @@ class Source(Protocol):
         ...
 
 
+class LockLost(UserError):
+    """The environment may be another controller's by now: leave everything as it is."""
+
+
 class Record(Protocol):
     """What was seen and decided, append-only."""
 
@@ -163,6 +167,14 @@ class Record(Protocol):
 
         Raises:
             UserError: another controller holds it.
+        """
+        ...
+
+    def check(self) -> None:
+        """See that this controller still holds the lock.
+
+        Raises:
+            LockLost: it does not, or can't know.
         """
         ...
 

@@ -231,8 +231,8 @@ def release_role() -> Manifest:
             _rule("", "services", made),
             _rule("autoscaling", "horizontalpodautoscalers", made),
             _rule("gateway.networking.k8s.io", "httproutes", [*made, "get"]),
-            _rule("", "configmaps", ["create", "get", "list", "patch"]),  # the record
-            _rule("coordination.k8s.io", "leases", ["create", "get", "patch", "update"]),
+            _rule("", "configmaps", ["create", "get", "list", "update"]),  # the record
+            _rule("coordination.k8s.io", "leases", ["create", "get", "update"]),
             _rule("", "pods", ["list"]),  # to say why a candidate does not get ready
             _rule("", "serviceaccounts", ["get"]),
             # By this Argo's executor tells the outcome of a node.
