@@ -333,7 +333,7 @@ class ConfigMapRecord:
     def append(self, event: ReleaseEvent) -> None:
         name = record_name(self._target.model, event)
         key, text = f"{event.sequence:06d}", event.model_dump_json()
-        manifest = {
+        manifest: Manifest = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": manifests.metadata(self._target, name) | {"labels": self._labels},
@@ -343,10 +343,12 @@ class ConfigMapRecord:
             return
         present = self._cluster.get(_CONFIG_MAP, name) or manifest
         written = present.get("data") or {}
-        if written.get(key, text) == text and (
-            key in written or self._cluster.replace(present | {"data": {**written, key: text}})
-        ):
-            return
+        if written.get(key) == text:
+            return  # by a controller that died then
+        if key not in written:
+            # Refused if the map was changed since it was read.
+            if self._cluster.replace(present | {"data": {**written, key: text}}):
+                return
         raise LockLost(f"ConfigMap {name}: {key} was written by another controller")
 
 
