@@ -21,6 +21,13 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return repo
 
 
+@pytest.fixture
+def yard(platform: Path, tmp_path: Path) -> Path:
+    """A platform of one's own that can move on to v0.2.0."""
+    run("git", "clone", "--quiet", platform, tmp_path / "modelyard", cwd=tmp_path)
+    return tmp_path / "modelyard"
+
+
 Render = Callable[..., Path]
 
 

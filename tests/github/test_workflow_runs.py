@@ -73,13 +73,6 @@ def test_a_new_repo_without_manifests_passes_and_says_so(act, repo: Path) -> Non
 
 
 @pytest.fixture
-def yard(platform: Path, tmp_path: Path) -> Path:
-    """A platform of one's own that can move on to v0.2.0."""
-    run("git", "clone", "--quiet", platform, tmp_path / "modelyard", cwd=tmp_path)
-    return tmp_path / "modelyard"
-
-
-@pytest.fixture
 def origin(yard: Path, render, tmp_path: Path) -> Path:
     """What GitHub would hold: a bare repository, of the model repo made from v0.1.0."""
     (tmp_path / "made").mkdir()

@@ -10,13 +10,6 @@ VENV = Path(sys.prefix)
 
 
 @pytest.fixture
-def yard(platform: Path, tmp_path: Path) -> Path:
-    """A platform of one's own that can move on to v0.2.0."""
-    run("git", "clone", "--quiet", platform, tmp_path / "modelyard", cwd=tmp_path)
-    return tmp_path / "modelyard"
-
-
-@pytest.fixture
 def repo(yard: Path, render, tmp_path: Path) -> Path:
     return render(tmp_path / "flight-delay", source=yard)
 

@@ -166,7 +166,7 @@ def status(
             "environment": env,
             "stable": stable,
             "servers": {str(v): s for v, s in serves.items()},
-            "releases": [_document(s) for s in found],
+            "releases": [asdict(s) for s in found],
         }
         print(json.dumps(document))
         return
@@ -297,17 +297,13 @@ def _stream(as_json: bool) -> TextIO:
     return sys.stderr if as_json else sys.stdout
 
 
-def _document(found: Summary) -> dict[str, Any]:
-    return asdict(found)
-
-
 def _print_unchanged(text: str, version: int, as_json: bool) -> None:
     print(json.dumps({"version": version, "decision": None, "reason": text}) if as_json else text)
 
 
 def _print_summary(found: Summary, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(_document(found)))
+        print(json.dumps(asdict(found)))
         return
     print(
         f"version {found.version}: {found.decision} after {found.seconds:.0f} s: {found.reason}\n"

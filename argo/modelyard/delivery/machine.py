@@ -329,7 +329,7 @@ def _missing(
     seen = exposure(state, counts)[1].requests
     if seen < wanted:
         return f"{seen} of {wanted} requests"
-    if not any(_arms(before, counts)[1].requests for before in state.recent[:1]):
+    if not _arms(state.recent[0], counts)[1].requests:
         return f"no requests in the last {len(state.recent)} looks"
     served = _arms(state.first or counts, counts)[0].requests
     if served < wanted:
