@@ -98,7 +98,7 @@ def test_a_long_log_is_read_from_the_middle(tmp_path: Path) -> None:
         log(tmp_path / arm, *[(f"{i}", float(i), 0.5) for i in range(20_000)])
     pairing = Pairing(tmp_path / "s", tmp_path / "c", since=19_000.0)
     assert pairing.pairs(1.0).rows == 1000
-    read = next(iter(pairing._logs[0]._read.values()))
+    read = next(iter(pairing._logs[0]._lines.values()))
     assert read == (tmp_path / "s" / "log.jsonl").stat().st_size
 
 

@@ -26,6 +26,8 @@ from modelyard.documents import releases as read_releases
 STATE = Path(".modelyard")
 _DRAIN_S = 10.0
 _HEALTH_S = 0.5
+_FLUSH_S = "0.25"
+"""between two files of a prediction log: as often as the local policy looks"""
 
 
 def local_ports(model: str, environment: Local, state: Path = STATE) -> Ports:
@@ -105,6 +107,7 @@ class BentoRuntime:
                 "BENTOML_HOME": str(home),
                 "BENTOML_DO_NOT_TRACK": "True",
                 "MODELYARD_PREDICTION_LOG": str(self.predictions(version)),
+                "MODELYARD_PREDICTION_LOG_FLUSH": _FLUSH_S,
                 # Servers share this machine with each other and with the replayed traffic.
                 "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
             },
