@@ -237,7 +237,7 @@ good = {"wait": 3.0, "stable": 100, "candidate": 40, "failed": 0.0, "disagree": 
 
 def walk(policy: Policy, steps: list[dict], stable: int | None):
     """A release through an arbitrary world: its events, with what each was decided by."""
-    events = [machine.begin("r", 2, stable, 100.0)]
+    events = [machine.begin("r", 2, stable, 100.0, policy)]
     state, now, epoch = machine.replay(events), 100.0, 0
     totals = {"stable": 0, "candidate": 0, "failures": 0, "rows": 0, "bad": 0}
     trail: list[tuple[State, Evidence, Action]] = []

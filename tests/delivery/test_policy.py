@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.delivery.policy import Local, environment, load_release, project_name
+from modelyard.delivery.policy import Local, Policy, environment, load_release, project_name
 from modelyard.documents import UserError
 
 GOOD = """\
@@ -44,9 +44,11 @@ def test_a_good_policy_with_units(tmp_path: Path) -> None:
     ("old", "new", "line", "what"),
     [
         ("[5, 25, 100]", "[5, 25, 25, 100]", 9, "must rise"),
-        ("[5, 25, 100]", "[5, 25, 50]", 9, "must end at 100"),
+        ("[5, 25, 100]", "[5]\n        ramp: {harm_budget: 20}", 9, "steps and ramp exclude"),
+        ("steps: [5, 25, 100]", "ramp: {harm_budget: 0}", 10, "greater than 0"),
+        ("steps: [5, 25, 100]", "ramp: {budget: 20}", 10, "harm_budget"),
         ("[5, 25, 100]", "[0, 100]", 10, "greater than or equal to 1"),
-        ("[5, 25, 100]", "[]", 9, "must end at 100"),
+        ("[5, 25, 100]", "[]", 9, "has no weight"),
         ("alpha: 0.05", "alpha: 0", 7, "greater than 0"),
         ("alpha: 0.05", "alpha: 1.5", 7, "less than 0.5"),
         ("interval: 250ms", "interval: 30", 8, "no duration; write it with its unit"),
@@ -87,3 +89,15 @@ def test_an_unknown_environment(tmp_path: Path) -> None:
 def test_outside_of_a_model_repo(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="in the folder of a model repo"):
         project_name(tmp_path / "pyproject.toml")
+
+
+@pytest.mark.parametrize("canary", [{"steps": [1, 50]}, {"ramp": {"harm_budget": 20}}])
+def test_a_policy_goes_into_the_record_and_back(canary: dict) -> None:
+    policy = Policy.model_validate({"interval": "250ms", "canary": canary})
+    assert Policy.model_validate(policy.model_dump(mode="json")) == policy
+
+
+def test_a_held_candidate_has_no_harm_budget(tmp_path: Path) -> None:
+    ramp = "ramp: {harm_budget: 20}\n        on_inconclusive: hold\n        hold_weight: 1"
+    with pytest.raises(UserError, match="hold_weight has no meaning under a ramp"):
+        load(tmp_path, GOOD.replace("steps: [5, 25, 100]", ramp))

@@ -83,7 +83,7 @@ class Controller:
         before = max((event.time for event in releases[-1]), default=0.0) if releases else 0.0
         now = max(time.time(), before + _TICK_S)
         name = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S%f}-v{candidate}"
-        event = machine.begin(name, candidate, stable, now)
+        event = machine.begin(name, candidate, stable, now, self.policy)
         self.ports.record.append(event)
         return machine.replay([event])
 

@@ -20,12 +20,28 @@ Outcome = Literal["pass", "fail", "wait"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one gate over one window of counts."""
+    """Of one gate, with the figures that it was reached by."""
 
     gate: str
+    """`errors`, `latency`, `predictions`, `predictions carrier=UA`, `scores`"""
     outcome: Outcome
+    """pass: proven to be within its limit; fail: proven to be beyond"""
     text: str
     """for people, with the figures"""
+    estimate: float | None = None
+    lower: float | None = None
+    """the confidence bounds of what is estimated; None: none yet"""
+    upper: float | None = None
+    limit: float | None = None
+    unit: str = "share"
+    """of estimate, bounds and limit: `share` (of the requests; a difference of two, but for
+    predictions) or `ratio` (of two latencies)"""
+    e: float | None = None
+    """evidence that the candidate is beyond its limit, an e-value"""
+    threshold: float | None = None
+    """fails once `e` reaches it"""
+    more: int | None = None
+    """about how many more requests of the candidate would decide; None: not known"""
 
 
 def divergence(share: float, p: float) -> float:

@@ -119,7 +119,9 @@ def event(state: State, action: Action, evidence: Evidence) -> ReleaseEvent:
     )
 
 
-def begin(release: str, candidate: int, stable: int | None, time: float) -> ReleaseEvent:
+def begin(
+    release: str, candidate: int, stable: int | None, time: float, policy: Policy
+) -> ReleaseEvent:
     """The first line of a release's record."""
     return ReleaseEvent(
         time=time,
@@ -129,6 +131,7 @@ def begin(release: str, candidate: int, stable: int | None, time: float) -> Rele
         stable=stable,
         phase="preflight",
         weight=0,
+        policy=policy.model_dump(mode="json"),
         reason=f"version {candidate}" + (f" against stable {stable}" if stable else ", the first"),
     )
 

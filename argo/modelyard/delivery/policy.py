@@ -5,7 +5,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 from modelyard.documents import UserError, load_settings
 
@@ -22,7 +29,16 @@ def _seconds(value: Any) -> Any:
     return float(match[1]) * _UNITS[match[2]]
 
 
-Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+def _text(seconds: float) -> str:
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(gt=0),
+    PlainSerializer(_text, when_used="json"),
+]
 """seconds; in YAML a number with its unit (`250ms`, `30s`, `10m`, `1h`)"""
 
 Weight = Annotated[int, Field(ge=1, le=100)]
@@ -47,10 +63,19 @@ class Shadow(_Strict):
     max_duration: Duration = 1800.0
 
 
+class Ramp(_Strict):
+    """Weights that the evidence chooses."""
+
+    harm_budget: float = Field(gt=0)
+    """failed requests that the candidate may cost more than stable would have had"""
+
+
 class Canary(_Strict):
-    """Live traffic, a growing share of it to the candidate."""
+    """Live traffic, a growing share of it to the candidate: by fixed steps, or by a ramp."""
 
     steps: tuple[Weight, ...] = (5, 25, 50, 100)
+    """empty under a ramp"""
+    ramp: Ramp | None = None
     min_requests: int = Field(default=500, ge=1)
     """answered by the candidate at each step before the next"""
     min_duration: Duration = 1.0
@@ -61,11 +86,23 @@ class Canary(_Strict):
     """shadow and steps alike; hold: the candidate keeps running, at `hold_weight`"""
     hold_weight: int = Field(default=0, ge=0, le=100)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_way(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("ramp") is None:
+            return given
+        if given.get("steps"):
+            raise ValueError(
+                "steps and ramp exclude one another: steps are fixed weights, "
+                "a ramp chooses them; leave one of the two out"
+            )
+        return {**given, "steps": ()}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         steps = self.steps
-        if not steps or steps[-1] != 100:
-            raise ValueError(f"steps {list(steps)} must end at 100")
+        if not steps and self.ramp is None:
+            raise ValueError("steps [] has no weight; give some, such as [5, 25, 50], or a ramp")
         if any(after <= before for before, after in zip(steps, steps[1:], strict=False)):
             raise ValueError(f"steps {list(steps)} must rise")
         if self.min_duration > self.max_duration:
@@ -75,7 +112,12 @@ class Canary(_Strict):
             )
         if self.hold_weight and self.on_inconclusive != "hold":
             raise ValueError("hold_weight has no meaning unless on_inconclusive is hold")
-        if self.hold_weight > steps[0]:
+        if self.hold_weight and self.ramp:
+            raise ValueError(
+                "hold_weight has no meaning under a ramp: "
+                "a candidate that is held would go on spending the harm budget"
+            )
+        if steps and self.hold_weight > steps[0]:
             raise ValueError(
                 f"hold_weight {self.hold_weight} is above the first step {steps[0]}: "
                 "an undecided candidate would gain traffic"
@@ -115,7 +157,16 @@ class Predictions(_Strict):
 
     tolerance: float = Field(default=1.5, gt=0)
     max_disagreement: float = Field(default=0.2, gt=0, lt=1)
-    """share of the pairs"""
+    """share of a request's rows that disagree, on average"""
+    slices: tuple[str, ...] = ()
+    """inputs whose values are judged one by one, too; a small slice holds nothing up"""
+
+
+class Scores(_Strict):
+    """Live: how far the distribution of the candidate's scores may be from stable's."""
+
+    max_shift: float = Field(default=0.1, gt=0, lt=1)
+    """largest difference of the two distribution functions (Kolmogorov's distance)"""
 
 
 class Gates(_Strict):
@@ -124,6 +175,7 @@ class Gates(_Strict):
     errors: Errors = Errors()
     latency: Latency | None = Latency()
     predictions: Predictions | None = Predictions()
+    scores: Scores | None = None
 
 
 class Policy(_Strict):

@@ -7,7 +7,7 @@ record, and does the last step once more.
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,8 @@ class _Frozen(BaseModel):
 
 
 Edge = Annotated[float, Field(gt=0, allow_inf_nan=True)]
+ScoreEdge = Annotated[float, Field(allow_inf_nan=True)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Arm(_Frozen):
@@ -28,8 +30,30 @@ class Arm(_Frozen):
     """answered, or failed by the data plane for want of an answer"""
     failures: int = Field(default=0, ge=0)
     """of them, with an answer outside of 2xx"""
-    latency: dict[Edge, Annotated[int, Field(ge=0)]] = {}
+    latency: dict[Edge, Count] = {}
     """upper edge of a histogram's bucket, ms (inf: the last) → requests in it (not cumulative)"""
+    scores: dict[ScoreEdge, Count] = {}
+    """upper edge of a histogram's bucket (inf: the last) → scores in it (not cumulative), of live
+    and mirrored requests; of several classes the likeliest one's. The same edges in both arms"""
+
+
+class Slice(_Frozen):
+    """The pairs of one value of an input; running totals."""
+
+    requests: int = Field(default=0, ge=0)
+    """with at least one row of the slice"""
+    disagreement: float = Field(default=0.0, ge=0)
+    """as in `Pairs`, over the rows of the slice"""
+
+
+class Disagreement(_Frozen):
+    """One row that the versions answered differently. None in a score: not a number."""
+
+    request_id: str
+    row: int
+    inputs: dict[str, Any]
+    stable: list[float | None]
+    candidate: list[float | None]
 
 
 class Pairs(_Frozen):
@@ -38,6 +62,14 @@ class Pairs(_Frozen):
     rows: int = Field(default=0, ge=0)
     disagreements: int = Field(default=0, ge=0)
     """of them, further apart than the policy's tolerance, or not a number"""
+    requests: int = Field(default=0, ge=0)
+    disagreement: float = Field(default=0.0, ge=0)
+    """sum over the requests of the share of their rows that are further apart than the policy's
+    tolerance, or not a number: rows of one request are not independent, requests are"""
+    slices: dict[str, Slice] = {}
+    """by input and value, such as `carrier=UA`"""
+    largest: tuple[Disagreement, ...] = ()
+    """those furthest apart, at most 10, for people"""
 
 
 class Counts(_Frozen):

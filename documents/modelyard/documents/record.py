@@ -28,7 +28,11 @@ class ReleaseEvent(BaseModel):
     phase: Phase
     weight: int
     """per cent of live traffic that goes to the candidate"""
+    policy: dict[str, Any] | None = None
+    """by which the release is decided; in the first line only"""
     evidence: dict[str, Any] | None = None
+    verdicts: tuple[dict[str, Any], ...] = ()
+    """of the gates at this look, e-values included"""
     decision: Decision | None = None
     reason: str = ""
 
