@@ -6,9 +6,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 from delivery.model_repo import BIN, POLICY, Repo
+
+from modelyard.documents.signature import Number, Signature
 
 FIXTURE = Path(__file__).parent / "bento" / "service.py"
 VERSIONS = (1, 2, 3)
@@ -22,12 +25,13 @@ def bento_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {
         "service": "service:Fixture",
         "name": "fixture",
-        "include": ["service.py", "version.txt"],
+        "include": ["service.py", "version.txt", "packages/"],
         "python": {"lock_packages": False},
     }
     (context / "bentofile.yaml").write_text(yaml.safe_dump(settings))
     for version in VERSIONS:
         (context / "version.txt").write_text(str(version))
+        package(context / "packages" / str(version))
         subprocess.run(
             [BIN / "bentoml", "build", "--version", str(version)],
             cwd=context,
@@ -36,6 +40,14 @@ def bento_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             stdout=subprocess.DEVNULL,
         )
     return home
+
+
+def package(folder: Path) -> None:
+    """What the release reads of a model package: scores are spread evenly from 0 to 1."""
+    signature = Signature(task="regression", target="x", inputs=(Number(name="x"),))
+    folder.mkdir(parents=True)
+    (folder / "signature.json").write_text(signature.model_dump_json())
+    pl.DataFrame({"score": [i / 97 for i in range(97)]}).write_parquet(folder / "reference.parquet")
 
 
 @pytest.fixture

@@ -12,94 +12,40 @@ import pytest
 
 from modelyard.delivery.envoy import read_arms
 from modelyard.delivery.ports import Arm
-from modelyard.delivery.predictions import Pairing
 from modelyard.delivery.processes import Server, wait_until
 
 STATS = """\
-# TYPE envoy_cluster_upstream_rq_xx counter
-envoy_cluster_upstream_rq_xx{envoy_response_code_class="2",envoy_cluster_name="v1"} 90
-envoy_cluster_upstream_rq_xx{envoy_response_code_class="5",envoy_cluster_name="v1"} 7
-envoy_cluster_upstream_rq_xx{envoy_response_code_class="4",envoy_cluster_name="v1"} 3
-# TYPE envoy_cluster_upstream_rq_time histogram
-envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name="v1",le="1"} 0
-envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name="v1",le="1.1"} 0
-envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name="v1",le="1.21"} 60
-envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name="v1",le="1.33"} 60
-envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name="v1",le="+Inf"} 100
-envoy_cluster_upstream_rq_time_sum{envoy_cluster_name="v1"} 6251.42587
-envoy_cluster_upstream_rq_time_count{envoy_cluster_name="v1"} 100
+{"stats": [
+  {"name": "cluster.v1.upstream_rq_2xx", "value": 90},
+  {"name": "cluster.v1.upstream_rq_5xx", "value": 7},
+  {"name": "cluster.v1.upstream_rq_4xx", "value": 3},
+  {"name": "cluster.replay-v1.upstream_rq_2xx", "value": 2},
+  {"histograms": {"supported_percentiles": [50], "details": [
+    {"name": "cluster.v1.upstream_rq_time", "intervals": [], "totals": [
+      {"lower_bound": 0, "width": 0, "count": 1},
+      {"lower_bound": 7, "width": 0.1, "count": 2},
+      {"lower_bound": 8, "width": 0.1, "count": 50},
+      {"lower_bound": 57, "width": 1, "count": 40},
+      {"lower_bound": 110.00000000000001, "width": 10, "count": 7}
+    ]}
+  ]}}
+]}
 """
 
 
 def test_envoys_statistics() -> None:
-    latency = {1.1: 0, 1.21: 60, 1.33: 0, float("inf"): 40}
-    assert read_arms(STATS) == {1: Arm(requests=100, failures=10, latency=latency)}
-    assert read_arms("") == {}
+    latency: dict[float, int] = {1: 1, 7: 0, 8: 2, 9: 50, 57: 0, 58: 40, 110: 0, 120: 7}
+    assert read_arms(STATS) == {
+        "v1": Arm(requests=100, failures=10, latency=latency),
+        "replay-v1": Arm(requests=2),
+    }
+    assert read_arms('{"stats": []}') == {}
 
 
-@pytest.mark.parametrize("value", ["NaN", "many", ""])
+@pytest.mark.parametrize("value", ["NaN", "many", "null", "Infinity", "{}", '"x"'])
 def test_statistics_that_are_no_numbers(value: str) -> None:
     with pytest.raises(ValueError):
         read_arms(STATS.replace(" 90", f" {value}"))
-
-
-def log(folder: Path, *lines: tuple[str, float, object]) -> None:
-    folder.mkdir(exist_ok=True)
-    with (folder / "log.jsonl").open("a") as file:
-        for request, time_, score in lines:
-            row = {"time": time_, "request_id": request, "row": 0, "score": score}
-            file.write(json.dumps(row) + "\n")
-
-
-def test_predictions_are_paired_by_request(tmp_path: Path) -> None:
-    stable, candidate = tmp_path / "stable", tmp_path / "candidate"
-    log(stable, ("old", 5.0, 0.1), ("a", 10.0, 0.0), ("b", 11.0, 1.0), ("c", 12.0, 0.5))
-    log(candidate, ("a", 10.0, 0.05), ("b", 11.0, 3.0), ("stray", 11.0, 0.5))
-    pairing = Pairing(stable, candidate, since=9.0)
-    pairs = pairing.pairs(tolerance=1.0)
-    assert (pairs.rows, pairs.disagreements) == (2, 1)
-    with (candidate / "log.jsonl").open("a") as file:
-        file.write('{"time": 12.0, "request_id": "c", "row": 0, "sco')
-    assert pairing.pairs(1.0) == pairs, "half a line waits"
-    with (candidate / "log.jsonl").open("a") as file:
-        file.write('re": null}\nnot json\n')
-    pairs = pairing.pairs(1.0)
-    assert (pairs.rows, pairs.disagreements) == (3, 2), "no number is no agreement"
-
-
-def test_a_client_that_reuses_its_request_ids(tmp_path: Path) -> None:
-    """Paired by the inputs that both versions know, in order where these are the same, too."""
-
-    def lines(offset: float, skip: int = -1, **more: int) -> str:
-        rows = [
-            {"time": 1.0, "request_id": "job", "row": 0, "inputs": {"x": i // 2, **more},
-             "score": i // 2 + offset}
-            for i in range(200) if i != skip
-        ]  # fmt: skip
-        return "".join(json.dumps(row) + "\n" for row in rows)
-
-    for arm, text in {"s": lines(0.0, new=1), "c": lines(0.1, skip=7)}.items():
-        (tmp_path / arm).mkdir()
-        (tmp_path / arm / "log.jsonl").write_text(text)
-    pairs = Pairing(tmp_path / "s", tmp_path / "c", since=0.0).pairs(tolerance=0.01)
-    assert (pairs.rows, pairs.disagreements) == (199, 0)
-
-
-def test_scores_of_several_classes(tmp_path: Path) -> None:
-    log(tmp_path / "s", *[(f"{i}", 1.0, [i / 10, 1 - i / 10]) for i in range(10)])
-    log(tmp_path / "c", *[(f"{i}", 1.0, [i / 10, 1 - i / 10]) for i in range(8)])
-    log(tmp_path / "c", ("8", 1.0, [0.1, 0.9]), ("9", 1.0, [0.5, 0.3, 0.2]))
-    pairs = Pairing(tmp_path / "s", tmp_path / "c", since=0.0).pairs(1.0)
-    assert (pairs.rows, pairs.disagreements) == (10, 2)
-
-
-def test_a_long_log_is_read_from_the_middle(tmp_path: Path) -> None:
-    for arm in ("s", "c"):
-        log(tmp_path / arm, *[(f"{i}", float(i), 0.5) for i in range(20_000)])
-    pairing = Pairing(tmp_path / "s", tmp_path / "c", since=19_000.0)
-    assert pairing.pairs(1.0).rows == 1000
-    read = next(iter(pairing._logs[0]._lines.values()))
-    assert read == (tmp_path / "s" / "log.jsonl").stat().st_size
 
 
 def test_a_pid_of_another_program_is_never_ours(tmp_path: Path) -> None:

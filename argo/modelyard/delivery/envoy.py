@@ -6,9 +6,11 @@ and goes after it.
 """
 
 import json
+import math
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,28 @@ from modelyard.delivery.processes import Server, free_port, port_taken, wait_unt
 from modelyard.documents import UserError
 
 ARM_HEADER = "x-modelyard-arm"
-"""`stable` in it goes to stable whatever the weights are, and is counted apart"""
+"""`stable` in it goes to stable whatever the weights are, and is counted apart.
+`shadow` goes to stable and, copied, to the candidate, while there is a shadow: never to users'
+counts, and to no version at all at other times."""
 
 _LIVE_S = 10.0
 _REQUEST_S = 10
 _TYPES = "type.googleapis.com/envoy"
-# 1 ms to 1 min, each edge a tenth above the last: a quantile is known within 10 %.
-_EDGES_MS = [round(1.1**k, 2) for k in range(116)]
+_COUNTS = (
+    r"/stats?format=json&usedonly&histogram_buckets=detailed"
+    r"&filter=^cluster\.(replay-)?v\d%2B\.upstream_rq_(\dxx|time)$"
+)
+
+
+def _last_of_bin(ms: float) -> int:
+    """The last whole millisecond in the bin (two digits) that Envoy counts `ms` in."""
+    width = 10 ** max(0, math.floor(math.log10(ms)) - 1)
+    return math.floor(ms / width) * width + width - 1
+
+
+# For a Prometheus that scrapes this Envoy: 1 ms to 1 min, a twentieth apart where Envoy's own
+# bins are as fine, each edge at the end of one, since Envoy never splits a bin.
+_EDGES_MS = sorted({_last_of_bin(1.05**k) for k in range(1, 226)})
 
 
 class Envoy:
@@ -81,17 +98,15 @@ class Envoy:
         stats = self._get(f"/stats?filter=^cluster.{_name(version)}.upstream_rq_active$")
         return stats.strip().endswith(": 0") or not stats.strip()
 
-    def arms(self) -> dict[int, Arm]:
-        """What each version answered since Envoy started.
+    def arms(self) -> dict[str, Arm]:
+        """What each version answered since Envoy started: users and mirrored requests under
+        `v{version}`, the shadow's own requests under `replay-v{version}`.
 
         Raises:
             ConnectionError: Envoy does not answer, or not with numbers.
         """
         try:
-            text = self._get(
-                r"/stats/prometheus?usedonly&filter=^cluster\.v\d%2B\.upstream_rq_(\dxx|time)$"
-            )
-            return read_arms(text)
+            return read_arms(self._get(_COUNTS))
         except (httpx.HTTPError, ValueError) as error:
             raise ConnectionError(f"Envoy's statistics: {error}") from error
 
@@ -161,51 +176,42 @@ class Envoy:
         return version
 
 
-def read_arms(text: str) -> dict[int, Arm]:
-    """Envoy's Prometheus text (`upstream_rq_xx`, `upstream_rq_time`) as totals by version.
+def read_arms(text: str) -> dict[str, Arm]:
+    """Envoy's statistics (`upstream_rq_2xx` …, `upstream_rq_time`) as totals by cluster.
 
     Raises:
-        ValueError: a line is not what Envoy writes, or no whole number.
+        ValueError: they are not what Envoy writes, or no whole numbers.
     """
-    requests: dict[int, int] = {}
-    failures: dict[int, int] = {}
-    cumulative: dict[int, list[tuple[float, int]]] = {}
-    for line in text.splitlines():
-        kind, _, rest = line.removeprefix("envoy_cluster_upstream_rq_").partition("{")
-        if line.startswith("#") or kind not in ("xx", "time_bucket"):
-            continue
-        labels, _, value = rest.rpartition("} ")
-        label = dict(pair.split("=", 1) for pair in labels.replace('"', "").split(","))
-        version, count = int(label["envoy_cluster_name"].removeprefix("v")), int(value)
-        if kind == "time_bucket":
-            cumulative.setdefault(version, []).append((float(label["le"]), count))
-            continue
-        requests[version] = requests.get(version, 0) + count
-        if label["envoy_response_code_class"] != "2":
-            failures[version] = failures.get(version, 0) + count
+    requests: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    latency: dict[str, dict[float, int]] = {}
+    try:
+        for stat in json.loads(text)["stats"]:
+            for histogram in stat.get("histograms", {}).get("details", ()):
+                latency[histogram["name"].split(".")[1]] = _buckets(histogram["totals"])
+            if "name" not in stat:
+                continue
+            _, cluster, name = stat["name"].split(".")
+            requests[cluster] += int(stat["value"])
+            failures[cluster] += 0 if name == "upstream_rq_2xx" else int(stat["value"])
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"not what Envoy writes: {error!r}") from None
     return {
-        version: Arm(
-            requests=count,
-            failures=failures.get(version, 0),
-            latency=_differences(cumulative.get(version, [])),
-        )
-        for version, count in requests.items()
+        cluster: Arm(requests=count, failures=failures[cluster], latency=latency.get(cluster, {}))
+        for cluster, count in requests.items()
     }
 
 
-def _differences(cumulative: list[tuple[float, int]]) -> dict[float, int]:
-    """Cumulative buckets as counts of each; empty ones between are kept only as lower edges."""
-    counts, before = {}, 0
-    for edge, total in sorted(cumulative):
-        counts[edge] = total - before
-        before = total
-    edges = sorted(counts)
-    # A bucket needs its lower edge, so that one stays although it is empty.
-    return {
-        edge: counts[edge]
-        for position, edge in enumerate(edges)
-        if counts[edge] or (position + 1 < len(edges) and counts[edges[position + 1]])
-    }
+def _buckets(bins: list[dict[str, float]]) -> dict[float, int]:
+    """Envoy's own bins, which hold two digits of whole milliseconds rounded down: 1 ms wide
+    below 100 ms, 10 ms below 1 s, 100 ms below 10 s. An empty bucket stands below each gap."""
+    counts: dict[float, int] = {}
+    for each in bins:
+        low, width = round(each["lower_bound"]), max(1, round(each["width"]))
+        counts.setdefault(low, 0)
+        counts[low + width] = counts.get(low + width, 0) + int(each["count"])
+    counts.pop(0, None)
+    return counts
 
 
 def _name(version: int) -> str:
@@ -217,8 +223,8 @@ def _names(clusters: list[dict[str, Any]]) -> set[str]:
 
 
 def _clusters(version: int, port: int) -> list[dict[str, Any]]:
-    """One cluster for users and one, counted apart, for requests that name their arm."""
-    return [_cluster(name, port) for name in (_name(version), f"direct-{_name(version)}")]
+    """One cluster for users and, counted apart, those for requests that name their arm."""
+    return [_cluster(f"{kind}{_name(version)}", port) for kind in ("", "direct-", "replay-")]
 
 
 def _cluster(name: str, port: int) -> dict[str, Any]:
@@ -252,35 +258,42 @@ def _route_table(routes: Routes) -> dict[str, Any]:
         for version, share in shares.items()
         if version is not None and share
     ]
-    action: dict[str, Any] = {"timeout": f"{_REQUEST_S}s"}
-    if weighted:
-        action["weighted_clusters"] = {"clusters": weighted}
-    if routes.mirror and routes.candidate is not None:
-        action["request_mirror_policies"] = [{"cluster": _name(routes.candidate)}]
-    rules = []
+    mirror = routes.candidate if routes.mirror else None
+    users = {"weighted_clusters": {"clusters": weighted}} if weighted else None
+    rules = [_rule(users, "no version yet", mirror=_name(mirror) if mirror else None)]
     if routes.stable is not None:
-        rules.append(
-            {
-                "match": {
-                    "prefix": "/",
-                    "headers": [{"name": ARM_HEADER, "string_match": {"exact": "stable"}}],
-                },
-                "route": {
-                    "cluster": f"direct-{_name(routes.stable)}",
-                    "timeout": f"{_REQUEST_S}s",
-                },
-            }
-        )
-    rest: dict[str, Any] = {"match": {"prefix": "/"}}
-    if weighted:
-        rest["route"] = action
-    else:
-        rest["direct_response"] = {"status": 503, "body": {"inline_string": "no version yet\n"}}
+        shadow = {"cluster": f"replay-{_name(routes.stable)}"} if mirror else None
+        copy = f"replay-{_name(mirror)}" if mirror else None
+        stable = {"cluster": f"direct-{_name(routes.stable)}"}
+        rules = [
+            _rule(stable, arm="stable"),
+            _rule(shadow, "no shadow now", arm="shadow", mirror=copy),
+            *rules,
+        ]
     return {
         "@type": f"{_TYPES}.config.route.v3.RouteConfiguration",
         "name": "modelyard",
-        "virtual_hosts": [{"name": "users", "domains": ["*"], "routes": [*rules, rest]}],
+        "virtual_hosts": [{"name": "users", "domains": ["*"], "routes": rules}],
     }
+
+
+def _rule(
+    to: dict[str, Any] | None,
+    otherwise: str = "",
+    arm: str | None = None,
+    mirror: str | None = None,
+) -> dict[str, Any]:
+    """One route: `to` these clusters, or a 503 that says why not."""
+    match: dict[str, Any] = {"prefix": "/"}
+    if arm is not None:
+        match["headers"] = [{"name": ARM_HEADER, "string_match": {"exact": arm}}]
+    if to is None:
+        body = {"inline_string": f"{otherwise}\n"}
+        return {"match": match, "direct_response": {"status": 503, "body": body}}
+    action = {**to, "timeout": f"{_REQUEST_S}s"}
+    if mirror is not None:
+        action["request_mirror_policies"] = [{"cluster": mirror}]
+    return {"match": match, "route": action}
 
 
 def _bootstrap(folder: Path, port: int, admin: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ controller runs.
 import fcntl
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +15,11 @@ from pathlib import Path
 import httpx
 
 from modelyard.delivery.envoy import Envoy
+from modelyard.delivery.evidence import EnvoySource
 from modelyard.delivery.policy import Local
-from modelyard.delivery.ports import Counts, Health, Pairs, Ports, Routes
-from modelyard.delivery.predictions import Pairing
+from modelyard.delivery.ports import Health, Ports, Routes
 from modelyard.delivery.processes import Server, free_port, wait_until
+from modelyard.delivery.reference import read_reference
 from modelyard.documents import ReleaseEvent, UserError
 from modelyard.documents import releases as read_releases
 
@@ -36,7 +36,7 @@ def local_ports(model: str, environment: Local, state: Path = STATE) -> Ports:
     return Ports(
         router=EnvoyRouter(runtime),
         runtime=runtime,
-        source=EnvoySource(runtime),
+        source=EnvoySource(runtime, environment.policy.gates),
         record=FileRecord(state),
     )
 
@@ -71,22 +71,20 @@ class BentoRuntime:
         self.folder = state.absolute() / "serving"
         self.bentos = state.absolute() / "bentoml" / "bentos" / model
         self.envoy = Envoy(self.folder / "envoy", environment.port)
-        self.tolerance = (
-            environment.policy.gates.predictions.tolerance
-            if environment.policy.gates.predictions
-            else None
-        )
+        self._gates = environment.policy.gates
         self._client = httpx.Client(timeout=_HEALTH_S)
         self._identified: set[str] = set()
 
     def check(self, version: int) -> None:
-        """See that the Bento is there and that Envoy has the port or can have it."""
+        """See that the Bento is there, whole, and that Envoy has the port or can have it."""
         if not (self.bentos / str(version) / "bento.yaml").is_file():
             known = ", ".join(map(str, bentos(self.bentos))) or "none"
             raise UserError(
                 f"no Bento of version {version} in {self.bentos} (there: {known}); "
                 f"run `make bento VERSION={version}`"
             )
+        if self._gates.predictions or self._gates.scores:
+            read_reference(self.package(version))
         self.envoy.check()
 
     def deploy(self, version: int) -> None:
@@ -154,6 +152,10 @@ class BentoRuntime:
             raise UserError(f"version {version} is not running")
         return int(facts["port"])
 
+    def package(self, version: int) -> Path:
+        """The model package in the Bento."""
+        return self.bentos / str(version) / "src" / "packages" / str(version)
+
     def predictions(self, version: int) -> Path:
         """The prediction log's folder."""
         return self.folder / f"v{version}" / "predictions"
@@ -191,40 +193,6 @@ class EnvoyRouter:
     def route(self, routes: Routes) -> None:
         used = [v for v in (routes.stable, routes.candidate) if v is not None]
         self._runtime.envoy.apply(routes, {v: self._runtime.port(v) for v in used})
-
-
-class EnvoySource:
-    """Envoy's statistics and the prediction logs."""
-
-    def __init__(self, runtime: BentoRuntime) -> None:
-        self._runtime = runtime
-        self._pairing: Pairing | None = None
-
-    def counts(self, routes: Routes, since: float) -> Counts:
-        read = time.time()
-        arms = self._runtime.envoy.arms()
-        return Counts(
-            time=read,
-            epoch=self._runtime.envoy.epoch,
-            stable=None if routes.stable is None else arms.get(routes.stable),
-            candidate=None if routes.candidate is None else arms.get(routes.candidate),
-            pairs=self._pairs(routes, since),
-        )
-
-    def _pairs(self, routes: Routes, since: float) -> Pairs | None:
-        runtime = self._runtime
-        if (
-            not routes.mirror
-            or runtime.tolerance is None
-            or routes.stable is None
-            or routes.candidate is None
-        ):
-            return None
-        if self._pairing is None or self._pairing.since != since:
-            self._pairing = Pairing(
-                runtime.predictions(routes.stable), runtime.predictions(routes.candidate), since
-            )
-        return self._pairing.pairs(runtime.tolerance)
 
 
 class FileRecord:

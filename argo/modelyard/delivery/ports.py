@@ -83,6 +83,8 @@ class Counts(_Frozen):
     candidate: Arm | None = None
     pairs: Pairs | None = None
     """since the shadow began; None outside of it"""
+    replayed: Arm = Arm()
+    """of stable's totals: what the release itself sent into the shadow; no user waited for it"""
 
 
 class Health(_Frozen):

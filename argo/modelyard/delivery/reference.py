@@ -1,0 +1,67 @@
+"""How far a version's scores spread, by the `reference.parquet` of its model package.
+
+Scores under live traffic are counted in a histogram with these edges, and two scores of one
+request are held apart by this spread. Both are fixed before the first request comes in, so
+that no count changes its meaning later, also not after a restart.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from modelyard.documents import Signature, UserError
+from modelyard.documents.package import SIGNATURE
+
+_BUCKETS = 20
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Of the stable version, for both."""
+
+    edges: tuple[float, ...]
+    """upper edges of a histogram of scores, ascending; the last is inf"""
+    spread: float
+    """standard deviation of the scores (of several classes: root of the summed variances)"""
+
+    def histogram(self, scores: Iterable[float]) -> np.ndarray:
+        """Scores by bucket, int64 [len(edges)]; what is no number is above all edges."""
+        values = np.fromiter(scores, dtype=float)
+        places = np.searchsorted(self.edges[:-1], values, side="left")
+        return np.bincount(places, minlength=len(self.edges))
+
+
+def read_reference(package: Path) -> Reference:
+    """The edges and the spread of a model package: twentieths of a probability, or the
+    twentieths of a regression's values.
+
+    Raises:
+        UserError: there is no package, or not with scores.
+    """
+    import polars as pl
+
+    try:
+        signature = Signature.model_validate_json((package / SIGNATURE).read_bytes())
+        several = signature.task == "multiclass"
+        columns = [f"score_{c}" for c in signature.classes] if several else ["score"]
+        scores = pl.read_parquet(package / "reference.parquet", columns=columns).to_numpy()
+    except (OSError, ValidationError, pl.exceptions.PolarsError) as error:
+        what = str(error).splitlines()[0]
+        raise UserError(f"model package {package}: no reference scores: {what}") from None
+    scores = scores[np.isfinite(scores).all(axis=1)]
+    if not len(scores):
+        raise UserError(f"model package {package}: no reference scores in reference.parquet")
+    shares = np.arange(1, _BUCKETS) / _BUCKETS
+    inner = np.quantile(scores, shares) if signature.task == "regression" else shares
+    edges = sorted({round(float(edge), 9) for edge in inner})
+    spread = math.sqrt(float(np.var(scores, axis=0).sum()))
+    return Reference(edges=(*edges, math.inf), spread=spread)
+
+
+def one_number(score: Sequence[float]) -> float:
+    """Of several classes, the likeliest one's."""
+    return max(score, default=math.nan) if all(map(math.isfinite, score)) else math.nan
