@@ -20,7 +20,7 @@ help: ## this list
 setup: $(VENV)/.ready ## the environment, in .venv
 $(VENV)/.ready: $(SETUP_INPUTS)
 	test -x $(VENV)/bin/uv || $(PYTHON) scripts/bootstrap.py $(VENV) $(UV_VERSION)
-	uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt -e '.[pipeline,serving,delivery]' --group dev
+	uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt -e '.[pipeline,serving,delivery]' --group dev --group bench
 	touch $@
 
 test: setup ## all tests, the demo among them
@@ -49,5 +49,5 @@ golden: setup ## write the rendered YAML anew that tests compare
 
 constraints: setup ## compile the pins of the whole stack anew
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
-	  --no-emit-find-links --no-emit-index-url --all-extras --group dev \
+	  --no-emit-find-links --no-emit-index-url --all-extras --group dev --group bench \
 	  pyproject.toml constraints.in -o constraints.txt
