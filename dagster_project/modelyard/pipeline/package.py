@@ -12,9 +12,11 @@ import polars as pl
 
 from modelyard.documents import Manifest, Signature, verify_package, write_manifest
 from modelyard.documents.package import SIGNATURE
+from modelyard.pipeline.arrays import encode
 from modelyard.pipeline.challenge import Evaluation, read_evaluation, read_slice
 from modelyard.pipeline.export import MODEL, read_target
 from modelyard.pipeline.frames import combined, rows_in, stored_hash
+from modelyard.pipeline.onnx_export import ONNX, write_onnx
 from modelyard.pipeline.settings import Settings
 from modelyard.pipeline.workspace import Workspace, replaced_folder
 
@@ -40,7 +42,9 @@ def build(
     with replaced_folder(workspace.package) as package:
         shutil.copyfile(workspace.evaluation / MODEL, package / MODEL)
         (package / SIGNATURE).write_text(signature.model_dump_json(indent=2) + "\n")
-        _reference(test, signature, score).write_parquet(package / "reference.parquet")
+        reference = _reference(test, signature, score)
+        reference.write_parquet(package / "reference.parquet")
+        write_onnx(package / MODEL, package / ONNX, *encode(reference, signature))
         compared = evaluation.gate if evaluation.champion is not None else None
         slices = {column: read_slice(test, column) for column in settings.gate.slices}
         write_card(
