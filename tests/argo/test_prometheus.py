@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 import httpx
@@ -18,8 +20,9 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 
-from modelyard.delivery.ports import Counts, Routes
-from modelyard.delivery.prometheus import Prometheus, number
+from modelyard.delivery.policy import Metrics
+from modelyard.delivery.ports import Arm, Counts, Routes
+from modelyard.delivery.prometheus import Prometheus, number, same_edges
 
 BINARY = shutil.which("prometheus")
 pytestmark = [
@@ -49,6 +52,7 @@ class Pod:
             registry=registry,
             buckets=(0.01, 0.1, 1),
         )
+        self._scores = Histogram("modelyard_score", "", registry=registry, buckets=(0.25, 0.5, 1))
         self._server: WSGIServer
         self._thread: Thread
         self._server, self._thread = start_http_server(port, "127.0.0.1", registry)
@@ -60,18 +64,22 @@ class Pod:
         for _ in range(count):
             self._duration.labels(path, "flight-delay", "1", code).observe(seconds)
 
+    def score(self, *scores: float) -> None:
+        for score in scores:
+            self._scores.observe(score)
+
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ports() -> dict[str, int]:
     return {"1": free_port(), "2": free_port()}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pods(ports: dict[str, int]) -> Iterator[dict[str, Pod]]:
     made = {version: Pod(port) for version, port in ports.items()}
     yield made
@@ -79,15 +87,25 @@ def pods(ports: dict[str, int]) -> Iterator[dict[str, Pod]]:
         pod.stop()
 
 
-@pytest.fixture
-def url(tmp_path: Path, ports: dict[str, int]) -> Iterator[str]:
-    with server(tmp_path, ports) as address:
+@pytest.fixture(scope="module")
+def url(
+    tmp_path_factory: pytest.TempPathFactory, ports: dict[str, int], pods: dict[str, Pod]
+) -> Iterator[str]:
+    """A Prometheus that has scraped both versions' pods."""
+    with server(tmp_path_factory.mktemp("prometheus"), ports) as address:
+        source = Prometheus(address, "flight-delay", "production")
+        until(lambda: source.counts(BOTH, time.time()).stable is not None)
         yield address
 
 
 @contextmanager
-def server(folder: Path, ports: dict[str, int], interval: str = "200ms") -> Iterator[str]:
-    """A Prometheus that labels what it scrapes as the PodMonitor makes it do; its URL."""
+def server(
+    folder: Path, ports: dict[str, int], interval: str = "200ms", envoy: int | None = None
+) -> Iterator[str]:
+    """A Prometheus that labels what it scrapes as the PodMonitor makes it do; its URL.
+
+    `envoy` is the port of an Envoy's statistics, to be scraped, too.
+    """
     common = {"namespace": "production", "app_kubernetes_io_name": "flight-delay"}
     scraped = [
         {
@@ -96,10 +114,15 @@ def server(folder: Path, ports: dict[str, int], interval: str = "200ms") -> Iter
         }
         for version, port in ports.items()
     ]
-    job = {"job_name": "pods", "honor_labels": True, "static_configs": scraped}
+    jobs = [{"job_name": "pods", "honor_labels": True, "static_configs": scraped}]
+    if envoy:
+        proxies = [{"targets": [f"127.0.0.1:{envoy}"]}]
+        jobs.append(
+            {"job_name": "envoy", "metrics_path": "/stats/prometheus", "static_configs": proxies}
+        )
     config = folder / "prometheus.yml"
     seconds = {"scrape_interval": interval, "scrape_timeout": "200ms"}
-    config.write_text(yaml.safe_dump({"global": seconds, "scrape_configs": [job]}))
+    config.write_text(yaml.safe_dump({"global": seconds, "scrape_configs": jobs}))
     address = f"127.0.0.1:{free_port()}"
     arguments = [
         f"--config.file={config}",
@@ -149,7 +172,6 @@ def test_counts(pods: dict[str, Pod], ports: dict[str, int], url: str) -> None:
     def counts() -> Counts:
         return source.counts(BOTH, since)
 
-    until(lambda: counts().candidate is not None)
     quiet = counts()
     assert quiet.stable and quiet.candidate
     assert quiet.stable.requests == quiet.candidate.requests == 0  # up, and not asked yet
@@ -158,6 +180,7 @@ def test_counts(pods: dict[str, Pod], ports: dict[str, int], url: str) -> None:
     pods["2"].answer(8, 200, 0.05)
     pods["2"].answer(2, 500, 2)
     pods["2"].answer(5, 200, 0.001, path="/readyz")  # no user's request
+    pods["2"].score(0.1, 0.3, 0.4)
     until(lambda: (arm := counts().candidate) is not None and arm.requests == 10)
     until(lambda: (arm := counts().stable) is not None and arm.requests == 30)
     seen = counts()
@@ -165,6 +188,8 @@ def test_counts(pods: dict[str, Pod], ports: dict[str, int], url: str) -> None:
     assert seen.stable.latency == {10.0: 30, 100.0: 0, 1000.0: 0, float("inf"): 0}
     assert seen.candidate and seen.candidate.failures == 2
     assert seen.candidate.latency == {10.0: 0, 100.0: 8, 1000.0: 0, float("inf"): 2}
+    assert seen.candidate.scores == {0.25: 1, 0.5: 2, 1.0: 0, float("inf"): 0}
+    assert seen.stable.scores == dict.fromkeys(seen.candidate.scores, 0)
     assert seen.epoch == quiet.epoch
 
     pods["2"].stop()  # its container restarts: the same pod, counting from 0 again
@@ -178,19 +203,20 @@ def test_counts(pods: dict[str, Pod], ports: dict[str, int], url: str) -> None:
         try:
             counts()
         except ConnectionError as error:
-            return "scrapes no pod of version 2" in str(error)
+            return "scrapes nothing that counts version 2" in str(error)
         return False
 
     until(gone)
     pods["2"] = Pod(ports["2"])
+    until(lambda: counts().candidate is not None)
 
 
 def test_counts_are_as_old_as_the_last_scrape(
     pods: dict[str, Pod], ports: dict[str, int], tmp_path: Path
 ) -> None:
-    with server(tmp_path, ports, interval="4s") as url:
+    with server(tmp_path, ports, interval="2s") as url:
         source, since = Prometheus(url, "flight-delay", "production"), time.time()
-        until(lambda: time.time() - source.counts(BOTH, since).time > 2)
+        until(lambda: time.time() - source.counts(BOTH, since).time > 1)
 
 
 SERVICE = """
@@ -239,9 +265,176 @@ def test_bentoml_counts_what_is_asked_for(tmp_path: Path) -> None:
         assert min(arm.latency) == 5.0 and max(arm.latency) == float("inf")
 
 
+# --- what Envoy Gateway's Envoys count -------------------------------------------------
+
+RULE = "httproute/production/flight-delay/rule/0"
+
+
+class Backend(BaseHTTPRequestHandler):
+    """A version of the model: answers with the status that its server was made with."""
+
+    status: int
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.send_response(self.status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def backend(status: int) -> Iterator[int]:
+    handler = type("Handler", (Backend,), {"status": status})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        Thread(target=served.serve_forever, daemon=True).start()
+        yield served.server_port
+        served.shutdown()
+
+
+def gateway(folder: Path, admin: int, users: int, clusters: dict[str, int]) -> Path:
+    """An Envoy's configuration as Envoy Gateway makes it of a route with a filter a backend:
+    a weighted cluster for each backend, and one for the mirror. Its histograms are Envoy's own.
+    """
+
+    def address(port: int) -> dict[str, Any]:
+        return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+    def cluster(name: str, port: int) -> dict[str, Any]:
+        endpoints = [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}]
+        load = {"cluster_name": name, "endpoints": endpoints}
+        return {"name": name, "type": "STATIC", "load_assignment": load}
+
+    envoy = "type.googleapis.com/envoy.extensions.filters"
+    weighted = [{"name": name, "weight": 50} for name in clusters if "mirror" not in name]
+    mirrors = [{"cluster": name} for name in clusters if "mirror" in name]
+    action = {"weighted_clusters": {"clusters": weighted}, "request_mirror_policies": mirrors}
+    hosts = {"name": "h", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": action}]}
+    router = {"@type": f"{envoy}.http.router.v3.Router"}
+    manager = {
+        "@type": f"{envoy}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "http-10080",
+        "route_config": {"name": "r", "virtual_hosts": [hosts]},
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+    }
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    listener = {"name": "l", "address": address(users), "filter_chains": [{"filters": filters}]}
+    resources = {
+        "listeners": [listener],
+        "clusters": [cluster(name, port) for name, port in clusters.items()],
+    }
+    document = {"admin": {"address": address(admin)}, "static_resources": resources,
+                "stats_flush_interval": "0.2s"}  # fmt: skip
+    path = folder / "envoy.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_envoy_gateways_own_counts(
+    tmp_path: Path, pods: dict[str, Pod], ports: dict[str, int]
+) -> None:
+    """A real Envoy with Envoy Gateway's names: users' requests, mirrored ones, an outage."""
+    admin, users = free_port(), free_port()
+    program = str(Path(sys.executable).with_name("envoy"))
+    watching, proxy = tmp_path / "watching", tmp_path / "proxy"
+    watching.mkdir(), proxy.mkdir()
+    with backend(200) as good, backend(503) as bad:
+        clusters = {f"{RULE}/backend/0": good, f"{RULE}/backend/1": bad, f"{RULE}-mirror-0": good}
+        config = gateway(proxy, admin, users, clusters)
+        command = [program, "-c", str(config), "--use-dynamic-base-id", "--concurrency", "1"]
+        with running(command, proxy), server(watching, ports, envoy=admin) as url:
+            preset = Metrics(source="envoy-gateway")
+            source, since = Prometheus(url, "flight-delay", "production", preset), time.time()
+
+            def arms() -> tuple[Arm, Arm]:
+                seen = source.counts(BOTH, since)
+                assert seen.stable and seen.candidate
+                return seen.stable, seen.candidate
+
+            until(lambda: bool(arms()[1].scores))
+            scored = sum(arms()[1].scores.values())
+            pods["2"].score(0.1, 0.9)  # scores are the servers' to tell
+            with httpx.Client(base_url=f"http://127.0.0.1:{users}") as client:
+                answers = [client.post("/predict").status_code for _ in range(40)]
+            failed = answers.count(503)
+            assert 0 < failed < 40
+            until(lambda: [arm.requests for arm in arms()] == [40 - failed, 40 + failed])
+            until(lambda: sum(arms()[1].latency.values()) == 40 + failed)
+            stable, candidate = arms()
+            assert (stable.failures, candidate.failures) == (0, failed)
+            # Milliseconds, with Envoy's own edges.
+            assert {0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0} < set(candidate.latency)
+            assert sum(candidate.scores.values()) == scored + 2
+            other = Prometheus(url, "other-model", "production", preset)
+            with pytest.raises(ConnectionError, match="nothing that counts version 2"):
+                other.counts(Routes(stable=2), since)
+
+
+def test_queries_of_ones_own(url: str, pods: dict[str, Pod]) -> None:
+    own = Metrics(
+        requests="sum by (http_response_code) (bentoml_service_request_total{"
+        'app_kubernetes_io_version="$version",endpoint="/v2"})',
+        scores='sum by (le) (modelyard_score_bucket{app_kubernetes_io_version="$version"} * 2)',
+    )
+    source = Prometheus(url, "flight-delay", "production", own)
+    pods["1"].answer(3, 200, 0.01, path="/v2")
+    pods["1"].answer(2, 500, 0.01, path="/v2")
+    pods["1"].score(0.3)
+
+    def stable() -> Arm:
+        arm = source.counts(BOTH, time.time()).stable
+        assert arm is not None
+        return arm
+
+    until(lambda: (stable().requests, stable().failures, stable().scores.get(0.5)) == (5, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "problem"),
+    [
+        ({"requests": "sum(up) * NaN"}, "must give one label, the status code"),
+        ({"requests": "sum by (job) (up) * NaN"}, "gives nan"),
+        ({"requests": "sum by (job, instance) (up)"}, "must give one label"),
+        ({"requests": "42"}, "gives a scalar; a vector is wanted"),
+        ({"requests": "sum by (job"}, "refuses"),
+        ({"latency": "sum by (job) (up)"}, "must give `le` and no more"),
+        ({"latency": 'label_replace(up, "le", "1", "", "")'}, "must give cumulative counts"),
+        ({"resets": "sum(up) / 0"}, "gives inf"),
+        ({"age": "up"}, "gives 2 elements, not 1"),
+        ({"age": "up > 1"}, "gives 0 elements, not 1"),
+        ({"age": "vector(NaN)"}, "gives nan"),
+    ],
+)
+def test_what_a_query_must_not_give(
+    url: str, pods: dict[str, Pod], metrics: dict[str, str], problem: str
+) -> None:
+    source = Prometheus(url, "flight-delay", "production", Metrics.model_validate(metrics))
+    with pytest.raises(ConnectionError, match=problem):
+        source.counts(BOTH, time.time())
+
+
+def test_an_old_answer_is_as_old_as_it_is(url: str, pods: dict[str, Pod]) -> None:
+    """The controller holds `time` against the policy's interval: stale counts never advance."""
+    source, now = (
+        Prometheus(url, "flight-delay", "production", Metrics(age="vector(300)")),
+        time.time(),
+    )
+    assert now - source.counts(BOTH, now).time > 290
+
+
+def test_scores_of_two_versions_have_the_same_edges() -> None:
+    inf = float("inf")
+    arms = {1: Arm(scores={1: 5, 2: 6, 4: 7, inf: 1}), 2: Arm(scores={2: 1, 3: 2, 4: 3, inf: 4})}
+    same_edges(arms)
+    assert arms[1].scores == {2: 11, 4: 7, inf: 1}
+    assert arms[2].scores == {2: 1, 4: 5, inf: 4}
+
+
 def test_a_version_that_is_not_scraped_is_no_evidence(url: str, pods: dict[str, Pod]) -> None:
     source = Prometheus(url, "flight-delay", "production")
-    with pytest.raises(ConnectionError, match="scrapes no pod of version 3"):
+    with pytest.raises(ConnectionError, match="nothing that counts version 3"):
         source.counts(Routes(stable=3), time.time())
 
 

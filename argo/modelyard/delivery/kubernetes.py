@@ -57,7 +57,7 @@ def kubernetes_ports(target: Target, environment: Kubernetes) -> Ports:
     return Ports(
         router=GatewayRouter(cluster, target),
         runtime=DeploymentRuntime(cluster, target),
-        source=Prometheus(target.prometheus, target.model, target.namespace),
+        source=Prometheus(target.prometheus, target.model, target.namespace, environment.metrics),
         record=ConfigMapRecord(cluster, target),
     )
 

@@ -50,6 +50,8 @@ class Target:
     """namespace/name of the Gateway that the HTTPRoute hangs on"""
     prometheus: str
     """URL; the namespace in it may scrape the pods"""
+    cluster_a_backend: bool = False
+    """whether the Gateway's Envoy is to count the versions apart"""
     replicas: int = 2
     max_replicas: int = 10
     cpu: str = "500m"
@@ -256,10 +258,10 @@ def http_route(
         mirror: also send the candidate a copy of each request and drop its answer.
     """
     namespace, name = target.gateway.split("/")
-    backends = [_backend(target, stable) | {"weight": 100 - weight}]
+    backends = [_weighted(target, stable, 100 - weight)]
     filters = []
     if candidate is not None:
-        backends.append(_backend(target, candidate) | {"weight": weight})
+        backends.append(_weighted(target, candidate, weight))
         if mirror:
             copy = {"backendRef": _backend(target, candidate)}
             filters.append({"type": "RequestMirror", "requestMirror": copy})
@@ -346,6 +348,21 @@ def _serving(target: Target, version: int | None = None) -> dict[str, str]:
 
 def _backend(target: Target, version: int) -> Manifest:
     return {"name": target.name(version), "port": 80}
+
+
+def _weighted(target: Target, version: int, weight: int) -> Manifest:
+    """A backend of the route. The filter repeats what the server says of itself.
+
+    Envoy Gateway puts the backends of a rule into one Envoy cluster, which counts them as one,
+    unless a backend has a filter (envoyproxy/gateway#7017).
+    """
+    backend = _backend(target, version) | {"weight": weight}
+    if not target.cluster_a_backend:
+        return backend
+    header = {"set": [{"name": "x-model-version", "value": str(version)}]}
+    return backend | {
+        "filters": [{"type": "ResponseHeaderModifier", "responseHeaderModifier": header}]
+    }
 
 
 def _namespace(name: str) -> Manifest:

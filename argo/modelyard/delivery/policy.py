@@ -3,14 +3,18 @@
 import re
 import tomllib
 from pathlib import Path
+from string import Template
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
+    field_validator,
     model_validator,
 )
 
@@ -61,6 +65,9 @@ class Shadow(_Strict):
     min_requests: int = Field(default=500, ge=1)
     """answered by the candidate, and paired with stable's answer where predictions are compared"""
     max_duration: Duration = 1800.0
+    replay: bool = False
+    """local environments only: where live traffic is thinner than `replay_rate`, logged requests
+    make up for it, in shadow and nowhere else"""
 
 
 class Ramp(_Strict):
@@ -207,8 +214,55 @@ class Local(_Strict):
     port: int = Field(default=8080, ge=1, le=65535)
     """of Envoy on 127.0.0.1: where users call the model"""
     replay_rate: float = Field(default=100, gt=0, le=10_000)
-    """requests a second of `--traffic replay:…`"""
+    """requests a second of `--traffic replay:…`, and of a shadow with `replay`"""
     policy: Policy = Policy()
+
+
+PLACEHOLDERS = ("model", "namespace", "version", "window", "clusters")
+
+
+def _query(text: str) -> str:
+    template = Template(text)
+    unknown = [name for name in template.get_identifiers() if name not in PLACEHOLDERS]
+    if unknown or not template.is_valid():
+        known = ", ".join(f"${name}" for name in PLACEHOLDERS)
+        what = f"${unknown[0]}" if unknown else "a lone $"
+        raise ValueError(f"{what} is no placeholder; there are {known}, and $$ for a dollar sign")
+    return text
+
+
+Query = Annotated[str, Field(min_length=1), AfterValidator(_query)]
+"""PromQL with placeholders"""
+
+
+class Metrics(_Strict):
+    """What Prometheus is asked for each version. A query given here replaces the source's own.
+
+    All of them give running totals over every pod that lived within `$window`. Placeholders:
+    `$model`, `$namespace`, `$version`, `$window` (such as `630s`), `$clusters` (a regular
+    expression for Envoy Gateway's clusters of this version).
+    """
+
+    source: Literal["servers", "envoy-gateway"] = "servers"
+    """who counts: BentoML in the pods, or the Gateway's Envoys (scores: always the pods)"""
+    requests: Query | None = None
+    """by status code or its class: one label, whatever its name"""
+    latency: Query | None = None
+    """cumulative by `le`"""
+    latency_unit: Literal["s", "ms"] | None = None
+    """of `le` in `latency`"""
+    scores: Query | None = None
+    """cumulative by `le`"""
+    resets: Query | None = None
+    """one number, which changes when totals began anew"""
+    age: Query | None = None
+    """one number: seconds since the oldest scrape that counts; empty: nothing is scraped"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.latency_unit and not self.latency:
+            raise ValueError("latency_unit belongs to a latency query of your own")
+        return self
 
 
 class Kubernetes(_Strict):
@@ -221,6 +275,9 @@ class Kubernetes(_Strict):
     gateway: str = Field(default="gateway-system/gateway", pattern=r"^[-a-z0-9]+/[-a-z0-9.]+$")
     """namespace/name of the Gateway that the HTTPRoute attaches to"""
     prometheus: str = "http://prometheus.monitoring.svc:9090"
+    metrics: Metrics = Metrics()
+    approval: bool = False
+    """the workflow waits for a person before the promotion, and watches the candidate meanwhile"""
     replicas: int = Field(default=2, ge=1)
     max_replicas: int = Field(default=10, ge=1)
     policy: Policy = Policy()
@@ -229,6 +286,8 @@ class Kubernetes(_Strict):
     def _consistent(self) -> Self:
         if self.replicas > self.max_replicas:
             raise ValueError(f"replicas {self.replicas} is above max_replicas {self.max_replicas}")
+        if self.policy.shadow.replay:
+            raise ValueError("policy.shadow.replay: only a local environment has logs to replay")
         return self
 
 
@@ -244,6 +303,9 @@ class Release(_Strict):
     """image repository, without a tag"""
     digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
     """of the image of `version`; images are run by digest where it is known"""
+    repository: str | None = None
+    """where a rollback in a cluster is written back to, on a branch of its own: the model repo's
+    URL for git, without credentials; None: it is not"""
     environments: dict[str, Environment] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -252,6 +314,17 @@ class Release(_Strict):
         if len(local) > 1:
             raise ValueError(f"environments {', '.join(local)}: only one can be local")
         return self
+
+    @field_validator("repository")
+    @classmethod
+    def _no_credentials(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "")
+        # `git@` of an SSH URL is no secret; what HTTPS has before the @ may well be one.
+        if parts.password or (parts.username and parts.scheme in ("http", "https")):
+            raise ValueError(
+                "holds credentials; they belong into the Secret that the release mounts"
+            )
+        return url
 
 
 def load_release(path: Path = RELEASE_FILE) -> Release:

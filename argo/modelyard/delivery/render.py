@@ -45,6 +45,7 @@ def target(release: Release, name: str, model: str) -> Target:
         host=found.host,
         gateway=found.gateway,
         prometheus=found.prometheus,
+        cluster_a_backend=found.metrics.source == "envoy-gateway",
         replicas=found.replicas,
         max_replicas=found.max_replicas,
     )
