@@ -1,5 +1,6 @@
 """A real BentoML server around a package of each task."""
 
+import itertools
 import json
 import os
 import re
@@ -221,8 +222,12 @@ def test_metrics_count_predictions_and_scores_by_version(task: Task, server: Ser
     assert (metric(running, count), metric(running, scored)) == (before[0] + 3, before[1] + 3)
     assert metric(running, "modelyard_prediction_log_lost_total") == 0
     assert metric(running, "bentoml_service_request_total.*/predict") > 0
-    buckets = running.client.get("/metrics").text.count("modelyard_score_bucket")
-    assert buckets > 10
+    metrics = running.client.get("/metrics").text
+    assert metrics.count("modelyard_score_bucket") > 10
+    named = r'bentoml_service_request_duration_seconds_bucket{endpoint="/predict",.*le="([\d.]+)"'
+    edges = sorted({float(edge) for edge in re.findall(named, metrics)})
+    assert edges[0] == 0.001 and len(edges) > 90
+    assert all(after / before < 1.11 for before, after in itertools.pairwise(edges[:-1]))
 
 
 def test_what_the_log_cannot_take_is_counted(
