@@ -1,8 +1,8 @@
 """A stand-in for the Kubernetes API: stores objects, runs nothing.
 
 Enough for what the Kubernetes side of the ports sends: discovery, get, list by labels,
-create, replace by resourceVersion, server-side apply, delete. With KUBECONFIG
-set the same tests talk to a real API server instead.
+create, replace by resourceVersion, server-side apply with its owners of fields, delete.
+With KUBECONFIG set the same tests talk to a real API server instead.
 """
 
 import json
@@ -23,6 +23,8 @@ KINDS = {
 _OBJECT = re.compile(r"/apis?/((?:[a-z0-9.]+/)?v\d)/namespaces/([^/]+)/([a-z]+)(?:/([^/]+))?")
 
 Answer = tuple[int, dict[str, Any]]
+Key = tuple[str, str, str, str]
+"""group and version, namespace, plural, name"""
 
 
 class ApiServer(ThreadingHTTPServer):
@@ -33,7 +35,9 @@ class ApiServer(ThreadingHTTPServer):
     def __init__(self, gateway: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.gateway = gateway
-        self.objects: dict[tuple[str, str, str, str], dict[str, Any]] = {}
+        self.objects: dict[Key, dict[str, Any]] = {}
+        self.owners: dict[Key, dict[str, str]] = {}
+        """field by its path → who wrote it last"""
         self.changes = 0
         self.lock = threading.Lock()
 
@@ -50,7 +54,12 @@ class ApiServer(ThreadingHTTPServer):
             if method == "GET" and not name:
                 return 200, self._list((group, namespace, plural), query)
             key = (group, namespace, plural, name or body["metadata"]["name"])
-            return getattr(self, f"_{method.lower()}")(key, kind, body)
+            if method == "PATCH":
+                assert kind == "application/apply-patch+yaml", kind
+                return self._patch(
+                    key, body, query["fieldManager"], query["force"].lower() == "true"
+                )
+            return getattr(self, f"_{method.lower()}")(key, body)
 
     def _list(self, place: tuple[str, ...], query: dict[str, str]) -> dict[str, Any]:
         wanted = dict(each.split("=") for each in query.get("labelSelector", "").split(",") if each)
@@ -61,28 +70,40 @@ class ApiServer(ThreadingHTTPServer):
         ]
         return {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": found}
 
-    def _get(self, key: tuple[str, str, str, str], kind: str, body: dict[str, Any]) -> Answer:
+    def _get(self, key: Key, body: dict[str, Any]) -> Answer:
         return (200, self.objects[key]) if key in self.objects else _refusal(404, "not found")
 
-    def _post(self, key: tuple[str, str, str, str], kind: str, body: dict[str, Any]) -> Answer:
+    def _post(self, key: Key, body: dict[str, Any]) -> Answer:
         return _refusal(409, "exists") if key in self.objects else (201, self._store(key, body))
 
-    def _put(self, key: tuple[str, str, str, str], kind: str, body: dict[str, Any]) -> Answer:
-        seen = self.objects[key]["metadata"]["resourceVersion"]
-        if body["metadata"].get("resourceVersion") != seen:
+    def _put(self, key: Key, body: dict[str, Any]) -> Answer:
+        """As by `kubectl edit`, whose fields are its own from then on."""
+        before = self.objects[key]
+        if body["metadata"].get("resourceVersion") != before["metadata"]["resourceVersion"]:
             return _refusal(409, "the object has been modified")
+        changed = _fields(body).items() - _fields(before).items()
+        self.owners.setdefault(key, {}).update({path: "kubectl-edit" for path, _ in changed})
         return 200, self._store(key, body)
 
-    def _patch(self, key: tuple[str, str, str, str], kind: str, body: dict[str, Any]) -> Answer:
-        assert kind == "application/apply-patch+yaml", kind
-        return 200, self._store(key, body)  # one manager, so its own last word stands
+    def _patch(self, key: Key, body: dict[str, Any], manager: str, force: bool) -> Answer:
+        present = self.objects.get(key)
+        seen = body["metadata"].pop("resourceVersion", None)
+        if present and seen not in (None, present["metadata"]["resourceVersion"]):
+            return _refusal(409, "the object has been modified")
+        owners = self.owners.setdefault(key, {})
+        changed = dict(_fields(body).items() - (_fields(present) if present else {}).items())
+        others = sorted(path for path in changed if owners.get(path, manager) != manager)
+        if others and not force:
+            return _conflict(owners[others[0]], others)
+        owners.update(dict.fromkeys(changed, manager))
+        return 200, self._store(key, body)
 
-    def _delete(self, key: tuple[str, str, str, str], kind: str, body: dict[str, Any]) -> Answer:
+    def _delete(self, key: Key, body: dict[str, Any]) -> Answer:
         if self.objects.pop(key, None) is None:
             return _refusal(404, "not found")
         return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 
-    def _store(self, key: tuple[str, str, str, str], body: dict[str, Any]) -> dict[str, Any]:
+    def _store(self, key: Key, body: dict[str, Any]) -> dict[str, Any]:
         self.changes += 1
         body["metadata"] |= {"resourceVersion": str(self.changes), "generation": self.changes}
         if key[2] == "httproutes" and self.gateway:
@@ -132,6 +153,26 @@ def _discovery(path: str) -> Answer:
         for kind, plural in KINDS[group].items()
     ]
     return 200, {"kind": "APIResourceList", "groupVersion": group, "resources": resources}
+
+
+def _fields(part: Any, path: str = "") -> dict[str, str]:
+    """Leaf by its path; who applies owns leaves. Kubernetes's own fields are left out."""
+    if not isinstance(part, dict):
+        return {path: json.dumps(part)}  # a list, too: an HTTPRoute's are atomic
+    skipped = ("status", "resourceVersion", "generation")
+    found: dict[str, str] = {}
+    for key, each in part.items():
+        if key not in skipped:
+            found |= _fields(each, f"{path}.{key}")
+    return found
+
+
+def _conflict(manager: str, paths: list[str]) -> Answer:
+    code, status = _refusal(
+        409, f'Apply failed with {len(paths)} conflicts: conflicts with "{manager}": {paths[0]}'
+    )
+    causes = [{"reason": "FieldManagerConflict", "field": path} for path in paths]
+    return code, status | {"reason": "Conflict", "details": {"causes": causes}}
 
 
 def _refusal(code: int, message: str) -> Answer:

@@ -145,26 +145,48 @@ def test_health(deployment: dict[str, Any] | None, pods: list[Any], status: str)
 
 def test_record_of_config_maps() -> None:
     events = [event(n) for n in range(300)]
-    maps: dict[str, dict[str, Any]] = {}
-    for each in events:
-        name = kubernetes.record_name("flight-delay", each)
-        found = maps.setdefault(name, {"metadata": {"name": name}, "data": {}})
-        found["data"][f"{each.sequence:06d}"] = each.model_dump_json()
-    assert list(maps) == ["flight-delay-release-0001-v2-0", "flight-delay-release-0001-v2-1"]
-    assert kubernetes.releases_of([*maps.values()][::-1]) == [events]
+    maps: list[dict[str, Any]] = []
+    for start in (0, 200):
+        name = kubernetes.record_name("flight-delay", "0001-v2", start // 200)
+        data = {f"{e.sequence:06d}": e.model_dump_json() for e in events[start : start + 200]}
+        maps.append({"metadata": {"name": name}, "data": data})
+    assert [m["metadata"]["name"] for m in maps] == [
+        "flight-delay-release-0001-v2-0", "flight-delay-release-0001-v2-1",
+    ]  # fmt: skip
+    assert kubernetes.releases_of(maps[::-1]) == [events]
 
-    last = [*maps.values()][-1]["data"]
-    del last["000250"]
+    last = maps[-1]["data"]
+    last["000007"] = events[7].model_dump_json()
+    with pytest.raises(UserError, match="release 0001-v2: an event is in its ConfigMaps twice"):
+        kubernetes.releases_of(maps)
+    del last["000007"], last["000250"]
     with pytest.raises(UserError, match="release 0001-v2: event 250 is missing"):
-        kubernetes.releases_of([*maps.values()])
+        kubernetes.releases_of(maps)
     last["000250"] = "{}"
     with pytest.raises(UserError, match="000250 is no release event"):
-        kubernetes.releases_of([*maps.values()])
+        kubernetes.releases_of(maps)
 
 
 def test_record_name_is_a_kubernetes_name() -> None:
-    name = kubernetes.record_name("flight-delay", event(0, release="2026-01-02T03:04:05Z_v2"))
+    name = kubernetes.record_name("flight-delay", "2026-01-02T03:04:05Z_v2", 0)
     assert name == "flight-delay-release-2026-01-02t03-04-05z-v2-0"
+
+
+def test_a_record_of_large_events_fits_into_config_maps(cluster: kubernetes.Cluster) -> None:
+    """1 MiB is what a ConfigMap takes; verdicts and histograms make an event some ten KiB."""
+    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    events = [event(n, verdicts=[{"gate": "errors", "text": "x" * 60_000}]) for n in range(12)]
+    for each in events[:7]:
+        record.append(each)
+    anew = kubernetes.ConfigMapRecord(cluster, _in(cluster))  # after a crash
+    for each in [events[6], *events[7:]]:
+        anew.append(each)
+    assert anew.releases() == [events]
+    maps = cluster.list(kubernetes._CONFIG_MAP, anew._labels)
+    sizes = [sum(map(len, each["data"].values())) for each in maps]
+    assert len(sizes) == 3 and max(sizes) < 2**19
+    with pytest.raises(UserError, match="event 12 of release 0001-v2 has 9"):
+        anew.append(event(12, reason="x" * 900_000))
 
 
 def test_a_lease_ends_when_it_is_not_renewed() -> None:
@@ -327,6 +349,58 @@ def test_route_goes_live_and_away(cluster: kubernetes.Cluster) -> None:
     for _ in range(2):
         router.route(Routes(stable=None))
     assert cluster.get(kind, "flight-delay") is None
+
+
+def test_a_route_that_is_edited_by_hand(
+    cluster: kubernetes.Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The release says so and goes no further. Only the way back to stable is taken anyway."""
+    router, kind = kubernetes.GatewayRouter(cluster, _in(cluster)), kubernetes._ROUTE
+    if "KUBECONFIG" in os.environ:
+        pytest.skip("needs a Gateway of its own on a real cluster")
+    router.route(Routes(stable=1, candidate=2, weight=5))
+    edited = cluster.get(kind, "flight-delay")
+    assert edited is not None
+    edited["spec"]["rules"][0]["backendRefs"][1]["weight"] = 50
+    assert cluster.replace(edited)
+    with pytest.raises(UserError, match='conflicts with "kubectl-edit".*only the release should'):
+        router.route(Routes(stable=1, candidate=2, weight=25))
+    route = cluster.get(kind, "flight-delay")
+    assert route is not None and route["spec"] == edited["spec"], "nothing was changed"
+    router.route(Routes(stable=1, candidate=2, weight=0))
+    assert "all traffic goes to stable all the same" in capsys.readouterr().err
+    route = cluster.get(kind, "flight-delay")
+    assert route is not None
+    assert [b["name"] for b in route["spec"]["rules"][0]["backendRefs"]] == ["flight-delay-v1"]
+
+
+def test_an_object_that_was_changed_meanwhile_is_read_again(
+    cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the status that a Gateway or the Deployment's controller writes."""
+    manifest = manifests.service(_in(cluster), 2)
+    kind = ("v1", "Service")
+    cluster.apply(manifest)
+    get, changes = cluster.get, 0
+
+    def get_then_change(*arguments: Any) -> Any:
+        nonlocal changes
+        present = get(*arguments)
+        if changes > 0:
+            changes -= 1
+            touched = get(*arguments)
+            assert touched is not None
+            touched["metadata"]["labels"]["touched"] = str(changes)
+            assert cluster.replace(touched)
+        return present
+
+    monkeypatch.setattr(cluster, "get", get_then_change)
+    changes = 2
+    cluster.apply(manifest)
+    changes = 100
+    with pytest.raises(UserError, match="can't apply Service flight-delay-v2: something else"):
+        cluster.apply(manifest)
+    assert get(kind, "flight-delay-v2") is not None
 
 
 def test_a_refusal_is_one_message(cluster: kubernetes.Cluster) -> None:

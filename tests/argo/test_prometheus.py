@@ -114,7 +114,9 @@ def server(
         }
         for version, port in ports.items()
     ]
-    jobs = [{"job_name": "pods", "honor_labels": True, "static_configs": scraped}]
+    jobs: list[dict[str, Any]] = [
+        {"job_name": "pods", "honor_labels": True, "static_configs": scraped}
+    ]
     if envoy:
         proxies = [{"targets": [f"127.0.0.1:{envoy}"]}]
         jobs.append(

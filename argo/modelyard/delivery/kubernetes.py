@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -27,9 +28,11 @@ _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 _DEPLOYMENT = ("apps/v1", "Deployment")
 _CONFIG_MAP = ("v1", "ConfigMap")
 _LEASE = ("coordination.k8s.io/v1", "Lease")
-_EVENTS_A_MAP = 200
+_FULL = 256 * 1024  # bytes of events after which the next event begins a new ConfigMap
+_LARGEST = 512 * 1024  # bytes of one event; a ConfigMap may have 1 MiB
 _LEASE_S = 60
 _LIVE_S = 60  # within which a Gateway takes a route over
+_TRIES = 5
 
 # A pod that waits for one of these does not get ready by waiting longer.
 _HOPELESS = {
@@ -83,20 +86,44 @@ class Cluster:
         with _refusals("reach the cluster"):
             self._client = dynamic.DynamicClient(client.ApiClient())
 
-    def apply(self, manifest: Manifest) -> Manifest:
-        what = f"apply {manifest['kind']} {manifest['metadata']['name']}"
-        with _refusals(what):
-            return (
-                self._resource(manifest["apiVersion"], manifest["kind"])
-                .server_side_apply(
-                    body=manifest,
-                    name=manifest["metadata"]["name"],
-                    namespace=self.namespace,
-                    field_manager=FIELD_MANAGER,
-                    force_conflicts=True,
-                )
-                .to_dict()
+    def apply(self, manifest: Manifest, *, force: bool = False) -> Manifest:
+        """Server-side apply of the fields that the manifest has.
+
+        Args:
+            force: take fields over from other writers, instead of refusing.
+
+        Raises:
+            Conflict: another writer has a field that this changes, or keeps on writing.
+        """
+        from kubernetes.client import ApiException
+
+        kind, name = (manifest["apiVersion"], manifest["kind"]), manifest["metadata"]["name"]
+        message = ""
+        with _refusals(f"apply {kind[1]} {name}"):
+            for _ in range(_TRIES):
+                present = self.get(kind, name)
+                try:
+                    return self._apply(_seen(manifest, present), force)
+                except ApiException as error:
+                    if error.status != 409:
+                        raise
+                    message = api_message(error.body)
+                    if _managers(error.body):
+                        raise Conflict(f"can't apply {kind[1]} {name}: {message}") from None
+                    # Otherwise it was changed since it was read, as by a Gateway's status.
+            raise Conflict(
+                f"can't apply {kind[1]} {name}: something else changes it all the time: {message}"
             )
+
+    def _apply(self, manifest: Manifest, force: bool) -> Manifest:
+        resource = self._resource(manifest["apiVersion"], manifest["kind"])
+        return resource.server_side_apply(
+            body=manifest,
+            name=manifest["metadata"]["name"],
+            namespace=self.namespace,
+            field_manager=FIELD_MANAGER,
+            force_conflicts=force,
+        ).to_dict()
 
     def get(self, kind: tuple[str, str], name: str) -> Manifest | None:
         from kubernetes.client import ApiException
@@ -160,6 +187,27 @@ class Cluster:
         return self._client.resources.get(api_version=api_version, kind=kind)
 
 
+class Conflict(UserError):
+    """Another writer has its hands on an object that only a release should write."""
+
+
+def _seen(manifest: Manifest, present: Manifest | None) -> Manifest:
+    """The manifest, to be refused if the object is another one by now than was looked at."""
+    if present is None:
+        return manifest
+    version = {"resourceVersion": present["metadata"]["resourceVersion"]}
+    return manifest | {"metadata": manifest["metadata"] | version}
+
+
+def _managers(body: str | bytes | None) -> bool:
+    """Whether a refusal is about fields that other managers own."""
+    try:
+        causes = json.loads(body or "").get("details", {}).get("causes") or []
+    except (ValueError, AttributeError):
+        return False
+    return any(each.get("reason") == "FieldManagerConflict" for each in causes)
+
+
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
     from kubernetes.client import ApiException
@@ -195,7 +243,7 @@ class GatewayRouter:
         if route is None:
             self._cluster.delete(manifests.http_route(self._target, stable=0))
             return
-        self._cluster.apply(route)
+        self._apply(route, routes)
         end = time.monotonic() + _LIVE_S
         while problem := route_problem(self._cluster.get(_ROUTE, self._target.model)):
             if time.monotonic() > end:
@@ -204,6 +252,19 @@ class GatewayRouter:
                     f"look at Gateway {self._target.gateway}"
                 )
             time.sleep(1)
+
+    def _apply(self, route: Manifest, routes: Routes) -> None:
+        """Only the way back to stable takes fields over from whoever else has written them."""
+        try:
+            self._cluster.apply(route)
+        except Conflict as conflict:
+            if routes.weight or routes.mirror:
+                raise UserError(
+                    f"{conflict}; only the release should write it: see who does by "
+                    f"`kubectl get httproute {self._target.model} --show-managed-fields -o yaml`"
+                ) from None
+            print(f"{conflict}; all traffic goes to stable all the same", file=sys.stderr)
+            self._cluster.apply(route, force=True)
 
 
 def route_of(target: Target, routes: Routes) -> Manifest | None:
@@ -307,12 +368,14 @@ def health_of(deployment: Manifest | None, pods: list[Manifest], replicas: int) 
 
 
 class ConfigMapRecord:
-    """Record: a key an event, in ConfigMaps of a few hundred; a Lease is the lock."""
+    """Record: a key an event, in ConfigMaps of some hundred KiB; a Lease is the lock."""
 
     def __init__(self, cluster: Cluster, target: Target) -> None:
         self._cluster, self._target = cluster, target
         self._lease: Lease | None = None
         self._labels = manifests.labels(target) | {"app.kubernetes.io/component": "release-record"}
+        self._last = ("", 0)
+        """a release, and the number of its newest ConfigMap"""
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -331,31 +394,56 @@ class ConfigMapRecord:
         return releases_of(self._cluster.list(_CONFIG_MAP, self._labels))
 
     def append(self, event: ReleaseEvent) -> None:
-        name = record_name(self._target.model, event)
         key, text = f"{event.sequence:06d}", event.model_dump_json()
-        manifest: Manifest = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": manifests.metadata(self._target, name) | {"labels": self._labels},
-            "data": {key: text},
-        }
-        if self._cluster.create(manifest):
-            return
-        present = self._cluster.get(_CONFIG_MAP, name) or manifest
-        written = present.get("data") or {}
-        if written.get(key) == text:
-            return  # by a controller that died then
-        if key not in written:
+        if (size := len(text.encode())) > _LARGEST:
+            raise UserError(
+                f"event {event.sequence} of release {event.release} has {size} bytes; "
+                f"a ConfigMap takes {_LARGEST}: have fewer slices"
+            )
+        number = self._newest(event.release)
+        while True:
+            name = record_name(self._target.model, event.release, number)
+            if self._cluster.create(self._map(name) | {"data": {key: text}}):
+                break
+            present = self._cluster.get(_CONFIG_MAP, name) or self._map(name)
+            written = present.get("data") or {}
+            if written.get(key) == text:
+                break  # by a controller that died then
+            if key not in written and is_full(written):
+                number += 1
+                continue
             # Refused if the map was changed since it was read.
-            if self._cluster.replace(present | {"data": {**written, key: text}}):
-                return
-        raise LockLost(f"ConfigMap {name}: {key} was written by another controller")
+            grown = present | {"data": {**written, key: text}}
+            if key not in written and self._cluster.replace(grown):
+                break
+            raise LockLost(f"ConfigMap {name}: {key} was written by another controller")
+        self._last = (event.release, number)
+
+    def _newest(self, release: str) -> int:
+        """Of a release's ConfigMaps, so that an append asks for no other."""
+        if self._last[0] == release:
+            return self._last[1]
+        prefix = record_name(self._target.model, release, 0)[:-1]
+        names = [each["metadata"]["name"] for each in self._cluster.list(_CONFIG_MAP, self._labels)]
+        return max((int(n[len(prefix) :]) for n in names if n.startswith(prefix)), default=0)
+
+    def _map(self, name: str) -> Manifest:
+        metadata = manifests.metadata(self._target, name) | {"labels": self._labels}
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
 
 
-def record_name(model: str, event: ReleaseEvent) -> str:
-    """Of the ConfigMap that holds an event; one of them may have 1 MiB at most."""
-    release = re.sub(r"[^a-z0-9]+", "-", event.release.lower()).strip("-")
-    return f"{model}-release-{release}-{event.sequence // _EVENTS_A_MAP}"
+def record_name(model: str, release: str, number: int) -> str:
+    """Of the ConfigMap that holds a part of a release's events."""
+    short = re.sub(r"[^a-z0-9]+", "-", release.lower()).strip("-")
+    return f"{model}-release-{short}-{number}"
+
+
+def is_full(data: dict[str, str]) -> bool:
+    """Whether the next event belongs into a new ConfigMap.
+
+    By what is in it alone, so that two writers who see the same map choose the same place.
+    """
+    return sum(len(key) + len(text.encode()) for key, text in data.items()) >= _FULL
 
 
 def releases_of(config_maps: list[Manifest]) -> list[list[ReleaseEvent]]:
@@ -377,6 +465,11 @@ def releases_of(config_maps: list[Manifest]) -> list[list[ReleaseEvent]]:
             found.setdefault(event.release, []).append(event)
     for release, events in found.items():
         events.sort(key=lambda event: event.sequence)
+        if len({event.sequence for event in events}) < len(events):
+            raise UserError(
+                f"release {release}: an event is in its ConfigMaps twice; a record is "
+                "append-only: restore it, or delete all of the release's ConfigMaps"
+            )
         missing = set(range(events[-1].sequence)) - {event.sequence for event in events}
         if missing:
             raise UserError(

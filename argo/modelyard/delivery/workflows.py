@@ -223,14 +223,14 @@ def _pod_security() -> Any:
 
 def release_role() -> Manifest:
     """What a release may do, in the namespaces of the models that bind it."""
-    made = ["create", "delete", "patch"]
+    made = ["create", "delete", "get", "patch"]
     return _cluster_role(
         release_template_name(),
         [
-            _rule("apps", "deployments", [*made, "get", "list"]),
+            _rule("apps", "deployments", [*made, "list"]),
             _rule("", "services", made),
             _rule("autoscaling", "horizontalpodautoscalers", made),
-            _rule("gateway.networking.k8s.io", "httproutes", [*made, "get"]),
+            _rule("gateway.networking.k8s.io", "httproutes", made),
             _rule("", "configmaps", ["create", "get", "list", "update"]),  # the record
             _rule("coordination.k8s.io", "leases", ["create", "get", "update"]),
             _rule("", "pods", ["list"]),  # to say why a candidate does not get ready
