@@ -47,7 +47,8 @@ def package(folder: Path) -> None:
     signature = Signature(task="regression", target="x", inputs=(Number(name="x"),))
     folder.mkdir(parents=True)
     (folder / "signature.json").write_text(signature.model_dump_json())
-    pl.DataFrame({"score": [i / 97 for i in range(97)]}).write_parquet(folder / "reference.parquet")
+    values = [i / 97 for i in range(97)]
+    pl.DataFrame({"x": values, "score": values}).write_parquet(folder / "reference.parquet")
 
 
 @pytest.fixture

@@ -192,7 +192,12 @@ class Controller:
     def _carry_out(self, state: State) -> None:
         """Make the world what the state says. Stable is let go last, and only when replaced."""
         runtime = self.ports.runtime
+        if state.phase != "shadow" and self.ports.shadow:
+            # What it sent is counted before live evidence begins. The way back waits for nothing.
+            self.ports.shadow.stop(wait=state.phase == "canary")
         self._steer(state)
+        if state.phase == "shadow" and self.policy.shadow.replay and self.ports.shadow:
+            self.ports.shadow.start(state.stable or 0)
         if state.phase == "deploy" and runtime.health(state.candidate).status == "absent":
             runtime.deploy(state.candidate)
         if state.phase == "rollback":

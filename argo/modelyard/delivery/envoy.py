@@ -93,10 +93,10 @@ class Envoy:
         if self._current("clusters") != clusters:
             self._publish("clusters", clusters)
 
-    def idle(self, version: int) -> bool:
-        """Whether Envoy waits for no answer of this version."""
-        stats = self._get(f"/stats?filter=^cluster.{_name(version)}.upstream_rq_active$")
-        return stats.strip().endswith(": 0") or not stats.strip()
+    def idle(self, clusters: str) -> bool:
+        """Whether Envoy waits for no answer of these (a regular expression of names)."""
+        stats = self._get(f"/stats?filter=^cluster.({clusters}).upstream_rq_active$")
+        return all(line.endswith(": 0") for line in stats.splitlines())
 
     def arms(self) -> dict[str, Arm]:
         """What each version answered since Envoy started: users and mirrored requests under

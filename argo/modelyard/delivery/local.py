@@ -20,6 +20,7 @@ from modelyard.delivery.policy import Local
 from modelyard.delivery.ports import Health, Ports, Routes
 from modelyard.delivery.processes import Server, free_port, wait_until
 from modelyard.delivery.reference import read_reference
+from modelyard.delivery.shadow import ShadowReplay
 from modelyard.documents import ReleaseEvent, UserError
 from modelyard.documents import releases as read_releases
 
@@ -38,6 +39,7 @@ def local_ports(model: str, environment: Local, state: Path = STATE) -> Ports:
         runtime=runtime,
         source=EnvoySource(runtime, environment.policy.gates),
         record=FileRecord(state),
+        shadow=ShadowReplay(runtime, environment.replay_rate),
     )
 
 
@@ -133,7 +135,7 @@ class BentoRuntime:
     def stop(self, version: int) -> None:
         server = self._server(version)
         if server.alive() and self.envoy.server.alive():
-            wait_until(lambda: self.envoy.idle(version), _DRAIN_S)
+            wait_until(lambda: self.envoy.idle(f"(direct-|replay-)?v{version}"), _DRAIN_S)
         server.stop()
 
     def versions(self) -> set[int]:

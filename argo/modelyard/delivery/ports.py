@@ -229,6 +229,18 @@ class Record(Protocol):
         ...
 
 
+class ShadowTraffic(Protocol):
+    """Logged requests for a shadow that too few users give traffic to. Idempotent, too."""
+
+    def start(self, stable: int) -> None:
+        """Top live traffic up, by a way that neither users nor the live split see."""
+        ...
+
+    def stop(self, wait: bool) -> None:
+        """Send no more; `wait` until all that was sent is counted."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ports:
     """The four of them for one environment."""
@@ -237,3 +249,5 @@ class Ports:
     runtime: Runtime
     source: Source
     record: Record
+    shadow: ShadowTraffic | None = None
+    """where there are logged requests at hand"""

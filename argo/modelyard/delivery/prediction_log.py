@@ -10,6 +10,7 @@ A log is a folder of either kind of file, or both:
 A request's rows stand together, in order, in one file; row 0 begins a request.
 """
 
+import itertools
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _COLUMNS = ("time", "request_id", "row", "inputs", "score")
+_TAIL_BYTES = 8 << 20
 _NEEDED = {"time", "request_id", "row", "score"}
 
 
@@ -57,32 +59,44 @@ class PredictionLog:
         What can't be read, such as what a crash cut off, is left out.
         """
         found: list[Request] = []
-        for name in sorted(self._names()):
-            if name.endswith(".jsonl"):
-                found += self._new_lines(name)
-            elif name not in self._tables:
-                self._tables.add(name)
-                found += _requests(_table(self.folder / name, self.since), self.since)
+        for path in sorted(_files(self.folder)):
+            if path.suffix == ".jsonl":
+                found += self._new_lines(path)
+            elif path.name not in self._tables:
+                self._tables.add(path.name)
+                found += _requests(_table(path, self.since), self.since)
         return found
 
-    def _names(self) -> list[str]:
-        try:
-            names = os.listdir(self.folder)
-        except FileNotFoundError:
-            return []
-        return [n for n in names if n.endswith((".jsonl", ".parquet")) and not n.startswith(".")]
-
-    def _new_lines(self, name: str) -> list[Request]:
-        with (self.folder / name).open("rb") as file:
-            if name not in self._lines:
-                self._lines[name] = _first_after(file, self.since)
-            file.seek(self._lines[name])
+    def _new_lines(self, path: Path) -> list[Request]:
+        with path.open("rb") as file:
+            if path.name not in self._lines:
+                self._lines[path.name] = _first_after(file, self.since)
+            file.seek(self._lines[path.name])
             whole = file.read().rpartition(b"\n")[0]
         if not whole:
             return []
-        lines = whole.split(b"\n")
-        self._lines[name] += len(whole) + 1
-        return _requests(filter(None, map(_parse, lines)), self.since)
+        self._lines[path.name] += len(whole) + 1
+        return _requests(filter(None, map(_parse, whole.split(b"\n"))), self.since)
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    wanted = (".jsonl", ".parquet")
+    return [folder / n for n in names if n.endswith(wanted) and not n.startswith(".")]
+
+
+def latest_requests(folder: Path, most: int, without: str = "") -> list[Request]:
+    """About the newest `most` requests of a log, whose ids do not begin with `without`."""
+    found: list[Request] = []
+    for path in sorted(_files(folder), key=_modified, reverse=True):
+        rows = _tail(path) if path.suffix == ".jsonl" else _table(path, 0.0)
+        found += [r for r in _requests(rows, 0.0) if not (without and r.id.startswith(without))]
+        if len(found) >= most:
+            break
+    return found[-most:]
 
 
 def _requests(rows: Iterable[dict[str, Any]], since: float) -> list[Request]:
@@ -125,6 +139,23 @@ def _table(path: Path, since: float) -> Iterator[dict[str, Any]]:
         yield from pl.read_parquet(path, columns=there).filter(pl.col("time") >= since).to_dicts()
     except (OSError, pl.exceptions.PolarsError):
         return
+
+
+def _tail(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole requests among the last lines of a file."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
+        if file.tell():
+            file.readline()
+        rows = filter(None, map(_parse, file))
+        yield from itertools.dropwhile(lambda row: row["row"] != 0, rows)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

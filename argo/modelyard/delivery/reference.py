@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -45,13 +46,12 @@ def read_reference(package: Path) -> Reference:
     import polars as pl
 
     try:
-        signature = Signature.model_validate_json((package / SIGNATURE).read_bytes())
+        signature = _signature(package)
         several = signature.task == "multiclass"
         columns = [f"score_{c}" for c in signature.classes] if several else ["score"]
         scores = pl.read_parquet(package / "reference.parquet", columns=columns).to_numpy()
     except (OSError, ValidationError, pl.exceptions.PolarsError) as error:
-        what = str(error).splitlines()[0]
-        raise UserError(f"model package {package}: no reference scores: {what}") from None
+        raise _no(package, "scores", error) from None
     scores = scores[np.isfinite(scores).all(axis=1)]
     if not len(scores):
         raise UserError(f"model package {package}: no reference scores in reference.parquet")
@@ -60,6 +60,32 @@ def read_reference(package: Path) -> Reference:
     edges = sorted({round(float(edge), 9) for edge in inner})
     spread = math.sqrt(float(np.var(scores, axis=0).sum()))
     return Reference(edges=(*edges, math.inf), spread=spread)
+
+
+def reference_rows(package: Path, most: int) -> list[dict[str, Any]]:
+    """Inputs of some rows of a model package's `reference.parquet`.
+
+    Raises:
+        UserError: there is no package, or not with rows.
+    """
+    import polars as pl
+
+    try:
+        signature = _signature(package)
+        columns = [each.name for each in signature.inputs]
+        rows = pl.read_parquet(package / "reference.parquet", columns=columns, n_rows=most)
+    except (OSError, ValidationError, pl.exceptions.PolarsError) as error:
+        raise _no(package, "rows", error) from None
+    return rows.to_dicts()
+
+
+def _signature(package: Path) -> Signature:
+    return Signature.model_validate_json((package / SIGNATURE).read_bytes())
+
+
+def _no(package: Path, what: str, error: Exception) -> UserError:
+    why = str(error).splitlines()[0]
+    return UserError(f"model package {package}: no reference {what}: {why}")
 
 
 def one_number(score: Sequence[float]) -> float:

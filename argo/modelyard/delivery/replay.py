@@ -6,6 +6,7 @@ import json
 import math
 import threading
 import time
+from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ _MOST_ROWS = 20_000
 _MOST_AT_ONCE = 200
 _TIMEOUT_S = 15.0
 _PROBE_EVERY_S = 0.1
+_IDLE_S = 0.1
 
 
 def read_traffic(argument: str) -> list[bytes]:
@@ -34,25 +36,32 @@ def read_traffic(argument: str) -> list[bytes]:
     path = Path(name)
     if not path.is_file():
         raise UserError(f"--traffic {argument}: no such file")
-    bodies = [_body(row) for row in _rows(path)]
+    bodies = [body([row]) for row in _rows(path)]
     if not bodies:
         raise UserError(f"--traffic {argument}: no rows in it")
     return bodies
 
 
-class Replay:
-    """Sends rows at a steady rate, over and over, until it is stopped (or its process ends).
+class Sender:
+    """Sends bodies at a rate, over and over, until it is stopped (or its process ends).
 
-    Open-loop: a slow server does not slow the users down, up to 200 requests at once.
+    Open-loop: a slow server does not slow the requests down, up to 200 at once.
     """
 
-    def __init__(self, url: str, bodies: list[bytes], rate: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        bodies: list[bytes],
+        rate: Callable[[], float],
+        headers: Callable[[], dict[str, str]] = dict,
+    ) -> None:
+        """`rate` (requests a second, 0: none now) and `headers` are asked before each request."""
         self._url = url
         self._bodies = bodies
         self._rate = rate
+        self._headers = headers
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._probe = _Probe(url)
         self.requests = 0
         self.failures = 0
 
@@ -60,47 +69,62 @@ class Replay:
         if self._thread is None:
             self._thread = threading.Thread(target=lambda: asyncio.run(self._send()), daemon=True)
             self._thread.start()
-            self._probe.start()
 
-    def stop(self) -> Users:
-        """Send no more, wait for the answers that are due, and say what was seen."""
+    def stop(self, wait: bool = True) -> None:
+        """Send no more, and wait for the answers that are due."""
         self._stopped.set()
-        if self._thread is not None:
+        if wait and self._thread is not None:
             self._thread.join(_TIMEOUT_S + 5)
-            self._probe.stop()
-        return self.seen()
-
-    def seen(self) -> Users:
-        return Users(
-            requests=self.requests,
-            failures=self.failures,
-            stable_downtime_s=round(self._probe.downtime_s, 2),
-        )
 
     async def _send(self) -> None:
         limits = httpx.Limits(max_connections=_MOST_AT_ONCE, max_keepalive_connections=50)
         headers = {"content-type": "application/json"}
         async with httpx.AsyncClient(limits=limits, timeout=_TIMEOUT_S, headers=headers) as client:
             due, under_way = time.monotonic(), set[asyncio.Task[None]]()
-            for body in itertools.cycle(self._bodies):
-                if self._stopped.is_set():
-                    break
-                if len(under_way) < _MOST_AT_ONCE:
-                    task = asyncio.create_task(self._request(client, body))
+            bodies = itertools.cycle(self._bodies)
+            while not self._stopped.is_set():
+                rate = self._rate()
+                if rate > 0 and len(under_way) < _MOST_AT_ONCE:
+                    task = asyncio.create_task(self._request(client, next(bodies)))
                     under_way.add(task)
                     task.add_done_callback(under_way.discard)
-                due += 1 / self._rate
+                due = due + 1 / rate if rate > 0 else time.monotonic() + _IDLE_S
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
             await asyncio.gather(*under_way)
 
     async def _request(self, client: httpx.AsyncClient, body: bytes) -> None:
         try:
-            reply = await client.post(f"{self._url}/predict", content=body)
+            reply = await client.post(f"{self._url}/predict", content=body, headers=self._headers())
             failed = not reply.is_success
         except httpx.HTTPError:
             failed = True
         self.requests += 1
         self.failures += failed
+
+
+class Replay:
+    """Users: recorded rows as live traffic at a steady rate, and the probe of stable."""
+
+    def __init__(self, url: str, bodies: list[bytes], rate: float) -> None:
+        self._sender = Sender(url, bodies, lambda: rate)
+        self._probe = _Probe(url)
+
+    def start(self) -> None:
+        self._sender.start()
+        self._probe.start()
+
+    def stop(self) -> Users:
+        """Send no more, wait for the answers that are due, and say what was seen."""
+        self._sender.stop()
+        self._probe.stop()
+        return self.seen()
+
+    def seen(self) -> Users:
+        return Users(
+            requests=self._sender.requests,
+            failures=self._sender.failures,
+            stable_downtime_s=round(self._probe.downtime_s, 2),
+        )
 
 
 class Watch:
@@ -174,8 +198,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _body(row: dict[str, Any]) -> bytes:
-    return json.dumps({"rows": [{name: _json(value) for name, value in row.items()}]}).encode()
+def body(rows: list[dict[str, Any]]) -> bytes:
+    """A request of these rows; what is no number is missing."""
+    told = [{name: _json(value) for name, value in row.items()} for row in rows]
+    return json.dumps({"rows": told}).encode()
 
 
 def _json(value: Any) -> Any:

@@ -1,0 +1,80 @@
+"""A shadow that no user gives traffic to is decided by logged requests; the canary never is."""
+
+import json
+from contextlib import closing
+
+import httpx
+import pytest
+from delivery.model_repo import POLICY, Repo
+
+from modelyard.delivery.envoy import ARM_HEADER
+from modelyard.delivery.predictions import SHADOW_ID
+
+pytestmark = pytest.mark.xdist_group("delivery")
+
+ALONE = ("release", "run", "--env", "local", "--candidate", "2", "--json")
+
+
+def replaying(canary: str = "30s") -> dict:
+    """The policy of the tests, with logged requests for the shadow."""
+    return {
+        **POLICY,
+        "shadow": {**POLICY["shadow"], "replay": True},
+        "canary": {**POLICY["canary"], "max_duration": canary},
+    }
+
+
+def logged(repo: Repo, version: int) -> list[dict]:
+    folder = repo.folder / f".modelyard/serving/v{version}/predictions"
+    return [json.loads(line) for f in folder.glob("*.jsonl") for line in f.read_text().splitlines()]
+
+
+def test_logged_requests_decide_the_shadow_and_nothing_more(serving: Repo) -> None:
+    with closing(httpx.Client(base_url=serving.url)) as client:
+        for i in range(20):
+            client.post("/predict", json={"rows": [{"x": i / 20}]}).raise_for_status()
+    serving.write_policy(replaying(canary="2s"))
+    done = serving.modelyard(*ALONE)
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["decision"]) == (2, "rolled_back"), result
+    assert "undecided" in result["reason"]
+    events = serving.events()
+    assert {e.weight for e in events if e.phase == "canary"} == {20}, "no user, no further"
+    first = next(e for e in events if e.phase == "canary")
+    assert first.evidence is not None
+    counts = first.evidence["counts"]
+    assert counts["replayed"]["requests"] >= POLICY["shadow"]["min_requests"]
+    assert counts["stable"]["requests"] >= counts["replayed"]["requests"]
+    live = [e.evidence["counts"] for e in events if e.phase == "canary" and e.evidence]
+    # The first was taken before the routes changed, and while the last copies were under way.
+    assert len({c["candidate"]["requests"] for c in live[1:]}) == 1
+
+    sent = [row for row in logged(serving, 2) if row["request_id"].startswith(SHADOW_ID)]
+    assert {row["inputs"]["x"] for row in sent} >= {i / 20 for i in range(20)}
+    assert len(sent) == len(logged(serving, 2)), "nobody else asked the candidate"
+
+
+def test_a_fault_that_logged_requests_show(serving: Repo) -> None:
+    serving.write_policy(replaying())
+    serving.plant(2, shift=5.0)
+    done = serving.modelyard(*ALONE)
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["decision"]) == (2, "rolled_back")
+    assert "predictions" in result["reason"] and result["failed_requests"] == 0
+    assert {e.weight for e in serving.events()} == {0}
+
+
+def test_before_any_traffic_the_reference_is_asked(repo: Repo) -> None:
+    first = repo.modelyard("release", "run", "--env", "local", "--candidate", "1")
+    assert first.returncode == 0, first.stderr
+    repo.write_policy(replaying(canary="1s"))
+    assert repo.modelyard(*ALONE).returncode == 2
+    assert "canary" in {e.phase for e in repo.events()}
+    assert len(logged(repo, 1)) >= POLICY["shadow"]["min_requests"]
+
+
+def test_the_way_into_the_shadow_is_shut_at_other_times(serving: Repo) -> None:
+    reply = httpx.post(
+        f"{serving.url}/predict", json={"rows": [{"x": 0.5}]}, headers={ARM_HEADER: "shadow"}
+    )
+    assert (reply.status_code, reply.text) == (503, "no shadow now\n")
