@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import httpx
 import yaml
 
 from modelyard.delivery.processes import free_port, wait_until
+from modelyard.delivery.replay import Sender, body
 from modelyard.documents import ReleaseEvent
 from modelyard.documents import releases as read_releases
 
@@ -30,6 +33,38 @@ POLICY = {
     # Loose: two servers, Envoy and a load generator share a busy test machine.
     "gates": {"latency": {"quantile": 0.5, "ratio": 3.0, "slack": "200ms"}},
 }
+
+
+class Users(Sender):
+    """Independent load on a repo's Envoy, outside of any controller, from the start of the block
+    to its end."""
+
+    def __init__(self, url: str, rate: float) -> None:
+        bodies = [body([{"x": i / 97}]) for i in range(97)]
+        super().__init__(url, bodies, lambda: rate)
+        self.answers: Counter[int] = Counter()
+        """version → good answers"""
+        self.failed: list[str] = []
+        """what the others said"""
+
+    async def ask(self, client: httpx.AsyncClient, body: bytes) -> bool:
+        try:
+            reply = await client.post(f"{self.url}/predict", content=body)
+        except httpx.HTTPError as error:
+            self.failed.append(repr(error))
+            return False
+        if reply.is_success:
+            self.answers[reply.json()["version"]] += 1
+        else:
+            self.failed.append(f"{reply.status_code} {reply.text}")
+        return reply.is_success
+
+    def __enter__(self) -> "Users":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 class Repo:
@@ -60,9 +95,12 @@ class Repo:
         (self.faults / f"{version}.json.new").write_text(json.dumps(faults))
         (self.faults / f"{version}.json.new").rename(self.faults / f"{version}.json")
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, program: Sequence[str | Path] = (BIN / "modelyard",)
+    ) -> subprocess.Popen[str]:
+        """`program` stands for the `modelyard` command."""
         process = subprocess.Popen(
-            [BIN / "modelyard", *arguments],
+            [*program, *arguments],
             cwd=self.folder,
             env={**os.environ, "PLANTED_FAULTS": str(self.faults)},
             stdout=subprocess.PIPE,

@@ -1,92 +1,54 @@
 """kill -9 of the controller: users notice nothing, and the next controller goes on."""
 
-import threading
-from contextlib import closing
+import sys
+from pathlib import Path
 
-import httpx
 import pytest
-from delivery.model_repo import POLICY, Repo
+from delivery.model_repo import POLICY, Repo, Users
 
 pytestmark = pytest.mark.xdist_group("delivery")
 
-
-class Users:
-    """Independent load on Envoy, outside of any controller."""
-
-    def __init__(self, url: str) -> None:
-        self.answered, self.failed = 0, []
-        self._url, self._stop = url, threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        with closing(httpx.Client(base_url=self._url, timeout=10)) as client:
-            while not self._stop.wait(0.02):
-                try:
-                    reply = client.post("/predict", json={"rows": [{"x": 0.5}]})
-                    if reply.status_code != 200:
-                        self.failed.append(reply.text)
-                except httpx.HTTPError as error:
-                    self.failed.append(repr(error))
-                self.answered += 1
-
-    def __enter__(self) -> "Users":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+DOOMED = Path(__file__).with_name("doomed.py")
+STEPS = {**POLICY["canary"], "steps": [20, 50]}
+BEGIN = {"append preflight 0", "append deploy 0", "append shadow 0"}
 
 
-@pytest.mark.parametrize(("phase", "weight"), [("deploy", 0), ("shadow", 0), ("canary", 50)])
-def test_a_killed_release_is_finished_by_the_next_run(
-    serving: Repo, phase: str, weight: int
-) -> None:
-    slow = {"min_requests": 10_000, "max_duration": "60s"}
-    held = {
-        "deploy": {},
-        "shadow": {"shadow": slow},
-        "canary": {"canary": {**POLICY["canary"], **slow, "steps": [weight, 100]}},
-    }[phase]
-    serving.write_policy({**POLICY, **held})
-    with Users(serving.url) as users:
-        process = serving.start(*serving.command(2), "--json")
-        serving.wait_for(phase, weight)
-        process.kill()
-        process.communicate()
-        begun = serving.events()
-        assert begun[-1].decision is None
-
-        other = serving.modelyard("release", "run", "--env", "local", "--candidate", "3")
-        assert other.returncode == 1 and "release of version 2" in other.stderr
-        serving.write_policy(POLICY)
-        # The traffic of the second controller decides: the score is off in shadow, or the
-        # requests fail in canary.
-        code, result = finish(serving, phase)
-    assert (code, result["decision"]) == (2, "rolled_back")
-    assert result["release"] == begun[0].release, "the same release"
-    assert serving.events()[: len(begun)] == begun, "its record goes on"
-    planted = [f for f in users.failed if "planted" in f or "Internal" in f or "error" in f]
-    assert len(users.failed) == len(planted) and users.answered > 0
-    assert phase == "canary" or not users.failed
+def killed_everywhere(repo: Repo) -> tuple[int, set[str]]:
+    """A release that is killed before and after every change of the world, once each; its exit
+    code, and what those changes were."""
+    repo.write_policy({**POLICY, "canary": STEPS})
+    marks = repo.folder / "marks"
+    marks.unlink(missing_ok=True)
+    release = ("release", "run", "--env", "local", "--candidate", "2")
+    program = (sys.executable, DOOMED, marks)
+    done = repo.finish(repo.start(*release, program=program))
+    places = marks.read_text().splitlines()
+    before, after = (
+        {p.removeprefix(f"{side} ") for p in places if p.startswith(side)}
+        for side in ("before", "after")
+    )
+    assert before == after
+    return done.returncode, before
 
 
-def finish(repo: Repo, phase: str) -> tuple[int, dict]:
-    repo.plant(2, fail_share=1.0) if phase == "canary" else repo.plant(2, shift=5.0)
-    return repo.release(2)
+def test_killed_at_every_change_a_good_release_is_promoted(repo: Repo) -> None:
+    assert repo.modelyard("release", "run", "--env", "local", "--candidate", "1").returncode == 0
+    with Users(repo.url, rate=120) as users:
+        code, changes = killed_everywhere(repo)
+    assert (code, users.failed) == (0, [])
+    assert changes >= {*BEGIN, "append canary 50", "append promote 100", "append done 100"}
+    assert sum(change.startswith("route") for change in changes) == 6
+    assert {"deploy 2", "stop 1"} <= changes
+    assert users.answers.keys() == {1, 2} and repo.answers() == 2
 
 
-def test_a_killed_release_can_still_be_promoted(repo: Repo) -> None:
-    repo.release(1)
-    slow = {**POLICY["canary"], "min_requests": 10_000}
-    repo.write_policy({**POLICY, "canary": slow})
-    process = repo.start(*repo.command(2))
-    repo.wait_for("canary", 20)
-    with Users(repo.url) as users:
-        process.kill()
-        process.communicate()
-        repo.write_policy(POLICY)
-        code, result = repo.release(2)
-        assert (code, result["decision"]) == (0, "promoted")
-    assert users.answered > 0 and users.failed == []
-    assert repo.answers() == 2
+@pytest.mark.parametrize("live", [True, False])
+def test_killed_at_every_change_a_bad_release_is_rolled_back(serving: Repo, live: bool) -> None:
+    serving.plant(2, fail_share=1.0, live_only=live)
+    with Users(serving.url, rate=120) as users:
+        code, changes = killed_everywhere(serving)
+    assert (code, serving.events()[-1].decision) == (2, "rolled_back")
+    assert changes >= {*BEGIN, "append rollback 0", "append done 0", "deploy 2", "stop 2"}
+    assert set(users.failed) <= {'500 {"error":"planted"}'}, "none but by the candidate"
+    assert 0 < len(users.failed) < 60 if live else not users.failed
+    assert serving.answers() == 1

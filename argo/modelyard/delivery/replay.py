@@ -56,7 +56,7 @@ class Sender:
         headers: Callable[[], dict[str, str]] = dict,
     ) -> None:
         """`rate` (requests a second, 0: none now) and `headers` are asked before each request."""
-        self._url = url
+        self.url = url
         self._bodies = bodies
         self._rate = rate
         self._headers = headers
@@ -93,13 +93,17 @@ class Sender:
             await asyncio.gather(*under_way)
 
     async def _request(self, client: httpx.AsyncClient, body: bytes) -> None:
-        try:
-            reply = await client.post(f"{self._url}/predict", content=body, headers=self._headers())
-            failed = not reply.is_success
-        except httpx.HTTPError:
-            failed = True
+        failed = not await self.ask(client, body)
         self.requests += 1
         self.failures += failed
+
+    async def ask(self, client: httpx.AsyncClient, body: bytes) -> bool:
+        """Send one request; whether it was answered well."""
+        try:
+            reply = await client.post(f"{self.url}/predict", content=body, headers=self._headers())
+            return reply.is_success
+        except httpx.HTTPError:
+            return False
 
 
 class Replay:

@@ -1,11 +1,13 @@
 """A small model server with the interfaces of modelyard's, and faults planted from outside.
 
-`$PLANTED_FAULTS/<version>.json` may hold: `never_ready`, `fail_after` (requests that go
-well before all fail), `fail_share`, `latency_s`, `shift` (of the score), `refuse` (422).
+`$PLANTED_FAULTS/<version>.json` may hold: `never_ready`, `says` (another version), `fail_after`
+(requests that go well before all fail), `fail_share`, `latency_s`, `shift` (of the score),
+`refuse` (422), and `live_only`: only users' requests, not their copies in shadow, have the faults.
 """
 
 import asyncio
 import json
+import math
 import os
 import random
 import time
@@ -21,12 +23,11 @@ VERSION = int((Path(__file__).parent / "version.txt").read_text())
 served = 0
 
 
-def fault(name, default=0.0):
+def faults():
     try:
-        text = (Path(os.environ["PLANTED_FAULTS"]) / f"{VERSION}.json").read_text()
+        return json.loads((Path(os.environ["PLANTED_FAULTS"]) / f"{VERSION}.json").read_text())
     except (KeyError, FileNotFoundError):
-        return default
-    return json.loads(text).get(name, default)
+        return {}
 
 
 def log(request_id, rows, scores):
@@ -41,20 +42,25 @@ async def predict(request: Request):
     global served
     served += 1
     rows = (await request.json())["rows"]
-    if fault("latency_s"):
-        await asyncio.sleep(fault("latency_s"))
-    if served > fault("fail_after", float("inf")) or random.random() < fault("fail_share"):
-        raise IndexError("planted")
-    if fault("refuse"):
+    planted = faults()
+    # Envoy marks the copies that it sends into a shadow.
+    if planted.get("live_only") and request.headers["host"].partition(":")[0].endswith("-shadow"):
+        planted = {}
+    await asyncio.sleep(planted.get("latency_s", 0))
+    if served > planted.get("fail_after", math.inf) or random.random() < planted.get(
+        "fail_share", 0
+    ):
+        return JSONResponse({"error": "planted"}, status_code=500)
+    if planted.get("refuse"):
         return JSONResponse({"error": "planted"}, status_code=422)
-    scores = [row["x"] + fault("shift") for row in rows]
+    scores = [row["x"] + planted.get("shift", 0) for row in rows]
     log(request.headers["x-request-id"], rows, scores)
     predictions = [{"score": score, "class": "late"} for score in scores]
     return JSONResponse({"predictions": predictions, "version": VERSION})
 
 
 async def model(request: Request):
-    return JSONResponse({"name": "fixture", "version": fault("says", VERSION)})
+    return JSONResponse({"name": "fixture", "version": faults().get("says", VERSION)})
 
 
 app = Starlette(routes=[Route("/predict", predict, methods=["POST"]), Route("/model", model)])
@@ -64,4 +70,4 @@ app = Starlette(routes=[Route("/predict", predict, methods=["POST"]), Route("/mo
 @bentoml.asgi_app(app)
 class Fixture:
     async def __is_ready__(self) -> bool:
-        return not fault("never_ready")
+        return not faults().get("never_ready")
