@@ -73,7 +73,7 @@ class Controller:
                 )
             return last
         stable = last.stable if last else None
-        if stable != candidate:
+        if stable != candidate or self._is_down(candidate):
             self.ports.runtime.check(candidate)
         self._clear(stable)
         if stable == candidate:
@@ -213,9 +213,11 @@ class Controller:
         self.ports.router.route(Routes(stable=routes.stable) if gone else routes)
 
     def _keep_running(self, version: int | None) -> None:
-        runtime = self.ports.runtime
-        if version is not None and runtime.health(version).status in ("absent", "failed"):
-            runtime.deploy(version)
+        if version is not None and self._is_down(version):
+            self.ports.runtime.deploy(version)
+
+    def _is_down(self, version: int) -> bool:
+        return self.ports.runtime.health(version).status in ("absent", "failed")
 
     def _clear(self, stable: int | None) -> None:
         """Only stable runs and serves; what an earlier release left over is stopped."""

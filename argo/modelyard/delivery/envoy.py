@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from modelyard.delivery.ports import Arm, Routes
+from modelyard.delivery.ports import Arm, Health, Routes
 from modelyard.delivery.processes import Server, free_port, port_taken, wait_until, write_atomically
 from modelyard.documents import UserError
 
@@ -93,9 +93,27 @@ class Envoy:
         if self._current("clusters") != clusters:
             self._publish("clusters", clusters)
 
+    def health(self) -> Health:
+        """Whether users are let in. It does not take a controller to find out."""
+        if self.server.facts is None:
+            return Health(status="absent", detail="Envoy is not running")
+        if not self.server.alive():
+            tail = self.server.log_tail()
+            return Health(status="failed", detail=f"Envoy ended; the end of its log:\n{tail}")
+        try:
+            state = self._get("/ready").strip()
+        except httpx.HTTPError as error:
+            return Health(status="starting", detail=f"Envoy does not answer: {error}")
+        if state != "LIVE":
+            return Health(status="starting", detail=f"Envoy is {state}")
+        return Health(status="ready")
+
     def idle(self, clusters: str) -> bool:
         """Whether Envoy waits for no answer of these (a regular expression of names)."""
-        stats = self._get(f"/stats?filter=^cluster.({clusters}).upstream_rq_active$")
+        try:
+            stats = self._get(f"/stats?filter=^cluster.({clusters}).upstream_rq_active$")
+        except httpx.HTTPError:
+            return True  # nothing waits in an Envoy that is gone
         return all(line.endswith(": 0") for line in stats.splitlines())
 
     def arms(self) -> dict[str, Arm]:
@@ -134,18 +152,13 @@ class Envoy:
             {},
             admin=admin,
         )  # fmt: skip
-        if not wait_until(self._serves, _LIVE_S) or not self.server.alive():
+        if not wait_until(self._started, _LIVE_S) or not self.server.alive():
             tail = self.server.log_tail()
             self.server.stop()
             raise UserError(f"Envoy did not start on port {self.port}:\n{tail}")
 
-    def _serves(self) -> bool:
-        if not self.server.alive():
-            return True  # no use in waiting; the caller looks again
-        try:
-            return self._get("/ready").strip() == "LIVE"
-        except httpx.HTTPError:
-            return False
+    def _started(self) -> bool:
+        return self.health().status != "starting"
 
     def _publish(self, kind: str, resources: list[dict[str, Any]]) -> None:
         version = self._write(kind, resources)
