@@ -7,12 +7,10 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from delivery.model_repo import POLICY, Repo
 
-from modelyard.delivery.envoy import ARM_HEADER
-from modelyard.delivery.processes import Server, wait_until
+from modelyard.delivery.processes import Server
 
 pytestmark = pytest.mark.xdist_group("delivery")
 
@@ -139,31 +137,6 @@ def test_ctrl_c_goes_back_to_stable(serving: Repo) -> None:
     with closing(httpx.Client(base_url=serving.url)) as client:
         replies = [client.post("/predict", json={"rows": [{"x": 0.1}]}) for _ in range(50)]
     assert {r.json()["version"] for r in replies} == {1}
-
-
-def test_a_stable_server_that_dies_is_started_again(serving: Repo) -> None:
-    slow = {**POLICY["canary"], "min_requests": 10_000}
-    serving.write_policy({**POLICY, "canary": slow})
-    process = serving.start(*serving.command(2), "--json")
-    serving.wait_for("canary", 20)
-    server = Server(serving.folder / ".modelyard/serving/v1")
-    before = server.facts
-    assert before is not None
-    for child in [psutil.Process(before["pid"]), *psutil.Process(before["pid"]).children(True)]:
-        child.kill()
-    assert wait_until(lambda: _answers(serving, {ARM_HEADER: "stable"}), 30)
-    assert server.facts != before
-    process.send_signal(signal.SIGINT)
-    result = json.loads(serving.finish(process).stdout)
-    assert result["decision"] == "rolled_back" and result["stable_downtime_s"] > 0
-    assert {e.weight for e in serving.events()} <= {0, 20}, "nothing advanced meanwhile"
-
-
-def _answers(repo: Repo, headers: dict[str, str]) -> bool:
-    try:
-        return httpx.get(f"{repo.url}/model", headers=headers, timeout=2).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def test_steps_for_a_workflow_engine(serving: Repo) -> None:

@@ -24,7 +24,7 @@ from modelyard.delivery.policy import (
     load_release,
     project_name,
 )
-from modelyard.delivery.ports import Ports
+from modelyard.delivery.ports import Health, Ports
 from modelyard.delivery.render import render
 from modelyard.documents import UserError
 
@@ -166,6 +166,7 @@ def status(
             "environment": env,
             "stable": stable,
             "servers": {str(v): s for v, s in serves.items()},
+            "envoy": _envoy(place).status if isinstance(place, Local) else None,
             "releases": [asdict(s) for s in found],
         }
         print(json.dumps(document))
@@ -178,7 +179,7 @@ def status(
     for version, health in serves.items():
         print(f"version {version}: {health}")
     if isinstance(place, Local) and serves:
-        print(f"users: http://127.0.0.1:{place.port}")
+        print(f"users: {_way_in(place)}")
 
 
 @release_app.command()
@@ -264,6 +265,23 @@ def _to_the_end(controller: Controller, state: State) -> State:
             raise
         print("interrupted: users are served by stable again", file=sys.stderr)
         return ended
+
+
+def _envoy(place: Local) -> Health:
+    from modelyard.delivery.local import BentoRuntime
+
+    return BentoRuntime(project_name(), place).envoy.health()
+
+
+def _way_in(place: Local) -> str:
+    """Where users call the model, or why they can't."""
+    health = _envoy(place)
+    if health.status == "ready":
+        return f"http://127.0.0.1:{place.port}"
+    return (
+        f"no answer: {health.detail}\n"
+        "`modelyard release run` starts Envoy again; of the stable version it does nothing more"
+    )
 
 
 def _begun(controller: Controller, version: int) -> State:

@@ -1,0 +1,104 @@
+"""Parts of the data plane die, in a release and outside of one."""
+
+import json
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from delivery.model_repo import POLICY, Repo, Users
+
+from modelyard.delivery.envoy import ARM_HEADER
+from modelyard.delivery.processes import Server, wait_until
+
+pytestmark = pytest.mark.xdist_group("delivery")
+
+UNHURRIED = {**POLICY, "canary": {**POLICY["canary"], "min_requests": 10_000}}
+
+
+def kill(folder: Path) -> dict:
+    """kill -9 of a server with all that belongs to it; what was known of it."""
+    facts = Server(folder).facts
+    assert facts is not None
+    leader = psutil.Process(facts["pid"])
+    for process in [leader, *leader.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    return facts
+
+
+def answers(repo: Repo, headers: dict[str, str] | None = None) -> bool:
+    try:
+        return httpx.get(f"{repo.url}/model", headers=headers, timeout=2).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def test_envoy_dies_in_mid_release(serving: Repo) -> None:
+    serving.write_policy(UNHURRIED)
+    process = serving.start(*serving.command(2), "--json")
+    serving.wait_for("canary", 20)
+    kill(serving.folder / ".modelyard/serving/envoy")
+    assert wait_until(lambda: answers(serving), 30), "users get back"
+    begun = len(serving.events())
+    assert wait_until(lambda: len(serving.events()) > begun + 10, 30)
+    process.send_signal(signal.SIGINT)
+    assert json.loads(serving.finish(process).stdout)["decision"] == "rolled_back"
+    events = serving.events()
+    epochs = {
+        e.evidence["counts"]["epoch"] for e in events if e.evidence and "counts" in e.evidence
+    }
+    assert len(epochs) == 2
+    assert {e.weight for e in events} == {0, 20}, "nothing advanced on old evidence"
+
+
+def test_a_candidate_that_dies_loses_its_users(serving: Repo) -> None:
+    serving.write_policy(UNHURRIED)
+    process = serving.start(*serving.command(2), "--json")
+    serving.wait_for("canary", 20)
+    with Users(serving.url, rate=50) as users:
+        kill(serving.folder / ".modelyard/serving/v2")
+        done = serving.finish(process)
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["decision"]) == (2, "rolled_back")
+    assert "the candidate's servers ended" in result["reason"]
+    assert len(users.failed) <= 0.5 * users.requests and serving.answers() == 1
+
+
+def test_a_stable_server_that_dies_is_started_again(serving: Repo) -> None:
+    serving.write_policy(UNHURRIED)
+    process = serving.start(*serving.command(2), "--json")
+    serving.wait_for("canary", 20)
+    before = kill(serving.folder / ".modelyard/serving/v1")
+    assert wait_until(lambda: answers(serving, {ARM_HEADER: "stable"}), 30)
+    assert Server(serving.folder / ".modelyard/serving/v1").facts != before
+    process.send_signal(signal.SIGINT)
+    result = json.loads(serving.finish(process).stdout)
+    assert result["decision"] == "rolled_back" and result["stable_downtime_s"] > 0
+    assert {e.weight for e in serving.events()} <= {0, 20}, "nothing advanced meanwhile"
+
+
+def test_status_says_that_envoy_ended_and_a_release_of_stable_mends_it(serving: Repo) -> None:
+    status = serving.modelyard("release", "status").stdout
+    assert f"users: {serving.url}" in status
+    kill(serving.folder / ".modelyard/serving/envoy")
+    status = serving.modelyard("release", "status").stdout
+    assert "users: no answer: Envoy ended" in status
+    found = json.loads(serving.modelyard("release", "status", "--json").stdout)
+    assert (found["envoy"], found["servers"]) == ("failed", {"1": "ready"})
+    done = serving.modelyard("release", "run", "--env", "local", "--candidate", "1")
+    assert done.returncode == 0 and serving.answers() == 1
+
+
+def test_a_taken_port_is_seen_before_a_server_is_started(serving: Repo) -> None:
+    """Of the stable version, too, which needs no release."""
+    assert serving.modelyard("release", "stop", "--env", "local").returncode == 0
+    run = ("release", "run", "--env", "local", "--candidate", "1")
+    with socket.create_server(("127.0.0.1", serving.port)):
+        done = serving.modelyard(*run)
+        assert done.returncode == 1 and f"port {serving.port} is in use" in done.stderr
+        assert not list(serving.folder.glob(".modelyard/serving/*/process.json"))
+    assert serving.modelyard(*run).returncode == 0
