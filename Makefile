@@ -46,6 +46,7 @@ bench: setup ## measurements, as ratios
 golden: setup ## write the rendered YAML anew that tests compare
 	python -m modelyard.delivery.workflows --write
 	cd tests/argo/model && modelyard render
+	MODELYARD_GOLDEN=write pytest -q tests/pipeline/test_indexed_job.py
 
 constraints: setup ## compile the pins of the whole stack anew
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \

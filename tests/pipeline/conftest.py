@@ -1,4 +1,5 @@
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,22 @@ def repo(
     made = render(tmp_path_factory.mktemp("repo") / "flight-delay")
     make_small(made, sample)
     return made
+
+
+@pytest.fixture(scope="session")
+def storage() -> Iterator[str]:
+    """The URI of a bucket on a real S3 server on loopback."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow import fs
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        os.environ.setdefault(key, "testing")
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    options = f"endpoint_override={host}:{port}&scheme=http"
+    bucket, _ = fs.FileSystem.from_uri(f"s3://bucket?{options}&allow_bucket_creation=true")
+    bucket.create_dir("bucket")
+    yield f"s3://bucket/trainings?{options}"
+    server.stop()
