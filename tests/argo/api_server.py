@@ -15,12 +15,15 @@ from urllib.parse import parse_qsl, urlsplit
 KINDS = {
     "v1": {"ConfigMap": "configmaps", "Pod": "pods", "Service": "services",
            "ServiceAccount": "serviceaccounts"},
+    "argoproj.io/v1alpha1": {"Workflow": "workflows"},
     "apps/v1": {"Deployment": "deployments"},
     "autoscaling/v2": {"HorizontalPodAutoscaler": "horizontalpodautoscalers"},
     "coordination.k8s.io/v1": {"Lease": "leases"},
     "gateway.networking.k8s.io/v1": {"HTTPRoute": "httproutes"},
 }  # fmt: skip
-_OBJECT = re.compile(r"/apis?/((?:[a-z0-9.]+/)?v\d)/namespaces/([^/]+)/([a-z]+)(?:/([^/]+))?")
+_OBJECT = re.compile(
+    r"/apis?/((?:[a-z0-9.]+/)?v\d[a-z0-9]*)/namespaces/([^/]+)/([a-z]+)(?:/([^/]+))?"
+)
 
 Answer = tuple[int, dict[str, Any]]
 Key = tuple[str, str, str, str]
@@ -35,6 +38,8 @@ class ApiServer(ThreadingHTTPServer):
     def __init__(self, gateway: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.gateway = gateway
+        self.workflow: dict[str, Any] = {}
+        """the status that a submitted workflow has at once"""
         self.objects: dict[Key, dict[str, Any]] = {}
         self.owners: dict[Key, dict[str, str]] = {}
         """field by its path → who wrote it last"""
@@ -53,7 +58,7 @@ class ApiServer(ThreadingHTTPServer):
         with self.lock:
             if method == "GET" and not name:
                 return 200, self._list((group, namespace, plural), query)
-            key = (group, namespace, plural, name or body["metadata"]["name"])
+            key = (group, namespace, plural, name or _name(body["metadata"]))
             if method == "PATCH":
                 assert kind == "application/apply-patch+yaml", kind
                 return self._patch(
@@ -110,6 +115,8 @@ class ApiServer(ThreadingHTTPServer):
             fine = {"status": "True", "observedGeneration": self.changes}
             conditions = [{"type": kind} | fine for kind in ("Accepted", "ResolvedRefs")]
             body["status"] = {"parents": [{"conditions": conditions}]}
+        if key[2] == "workflows":
+            body["status"] = self.workflow
         self.objects[key] = body
         return body
 
@@ -153,6 +160,12 @@ def _discovery(path: str) -> Answer:
         for kind, plural in KINDS[group].items()
     ]
     return 200, {"kind": "APIResourceList", "groupVersion": group, "resources": resources}
+
+
+def _name(metadata: dict[str, Any]) -> str:
+    if "name" not in metadata:
+        metadata["name"] = metadata["generateName"] + "x7k2p"
+    return metadata["name"]
 
 
 def _fields(part: Any, path: str = "") -> dict[str, str]:

@@ -89,33 +89,81 @@ def documents(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def broken_references(template: dict[str, Any]) -> list[str]:
     """What a workflow template refers to and does not have: Argo's linter needs a server."""
     spec = template["spec"]
-    templates = {each["name"]: each for each in spec["templates"]}
-    declared = {p["name"] for p in spec["arguments"]["parameters"]}
-    problems = [
+    names = [each["name"] for each in spec["templates"]]
+    templates = dict(zip(names, spec["templates"], strict=True))
+    problems = [f"two templates are named {name}" for name in _twice(names)]
+    problems += [
         f"{field}: no template {spec[field]}"
         for field in ("entrypoint", "onExit")
         if spec[field] not in templates
     ]
+    at_the_end = _reachable(spec["onExit"], templates)
+    used = at_the_end | _reachable(spec["entrypoint"], templates)
+    problems += [f"{name}: no step uses it" for name in templates if name not in used]
+    known = {f"workflow.parameters.{p['name']}" for p in spec["arguments"]["parameters"]}
     for name, each in templates.items():
-        inputs = {p["name"] for p in each.get("inputs", {}).get("parameters", [])}
-        problems += [f"{name}: no input {p}" for p in _used("inputs", each) - inputs]
-        problems += [f"{name}: no parameter {p}" for p in _used("workflow", each) - declared]
-        for step in (step for group in each.get("steps", []) for step in group):
+        status = {"workflow.status"} if name in at_the_end else set()
+        problems += _broken_template(each, known | {"workflow.name"} | status)
+        for step in _steps(each):
             problems += _broken_call(f"{name}.{step['name']}", step, templates)
+    # Not of a template: what all pods have.
+    outside = {key: value for key, value in spec.items() if key != "templates"}
+    problems += [f"spec: nothing is known as {v}" for v in sorted(_variables(outside) - known)]
     return problems
+
+
+def _broken_template(template: dict[str, Any], known: set[str]) -> list[str]:
+    name, inputs = template["name"], template.get("inputs", {})
+    known = known | {f"inputs.parameters.{p['name']}" for p in inputs.get("parameters", [])}
+    problems = [f"{name}: nothing is known as {v}" for v in sorted(_variables(template) - known)]
+    volumes = {volume["name"] for volume in template.get("volumes", [])}
+    mounts = template.get("container", {}).get("volumeMounts", [])
+    problems += [f"{name}: no volume {m['name']}" for m in mounts if m["name"] not in volumes]
+    mounted = {m["name"] for m in mounts}
+    problems += [f"{name}: nothing mounts volume {v}" for v in sorted(volumes - mounted)]
+    artifacts = inputs.get("artifacts", [])
+    repeated = {
+        "steps": [step["name"] for step in _steps(template)],
+        "parameters": [p["name"] for p in inputs.get("parameters", [])],
+        "artifacts": [a["name"] for a in artifacts],
+        "paths": [a["path"] for a in artifacts] + [m["mountPath"] for m in mounts],
+    }
+    return problems + [
+        f"{name}: two {kind} are {each}" for kind, all_ in repeated.items() for each in _twice(all_)
+    ]
 
 
 def _broken_call(where: str, step: dict[str, Any], templates: dict[str, Any]) -> list[str]:
     if step["template"] not in templates:
         return [f"{where}: no template {step['template']}"]
-    inputs = templates[step["template"]].get("inputs", {}).get("parameters", [])
-    given = {p["name"] for p in step.get("arguments", {}).get("parameters", [])}
-    needed = {p["name"] for p in inputs if "value" not in p}
-    return [f"{where}: lacks argument {p}" for p in needed - given] + [
-        f"{where}: unknown argument {p}" for p in given - {p["name"] for p in inputs}
-    ]
+    problems = []
+    for kind, gift in (("parameters", ("value",)), ("artifacts", ("raw", "optional"))):
+        inputs = templates[step["template"]].get("inputs", {}).get(kind, [])
+        given = {p["name"] for p in step.get("arguments", {}).get(kind, [])}
+        needed = {p["name"] for p in inputs if not any(field in p for field in gift)}
+        problems += [f"{where}: lacks argument {p}" for p in sorted(needed - given)]
+        unknown = given - {p["name"] for p in inputs}
+        problems += [f"{where}: unknown argument {p}" for p in sorted(unknown)]
+    return problems
 
 
-def _used(scope: str, part: Any) -> set[str]:
-    """Names in `{{<scope>.parameters.<name>}}` anywhere in a template."""
-    return set(re.findall(rf"{{{{{scope}\.parameters\.([\w-]+)}}}}", yaml.safe_dump(part)))
+def _steps(template: dict[str, Any]) -> list[dict[str, Any]]:
+    return [step for group in template.get("steps", []) for step in group]
+
+
+def _reachable(start: str, templates: dict[str, Any]) -> set[str]:
+    if start not in templates:
+        return set()
+    found = {start}
+    for step in _steps(templates[start]):
+        found |= _reachable(step["template"], templates)
+    return found
+
+
+def _variables(part: Any) -> set[str]:
+    """What stands between double braces anywhere in it."""
+    return set(re.findall(r"{{\s*(.+?)\s*}}", yaml.safe_dump(part, width=10_000)))
+
+
+def _twice(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})

@@ -27,11 +27,16 @@ def parse(command: list[str]) -> str:
     return context.command_path
 
 
-@pytest.mark.parametrize("environment", ["staging", "production"])
-def test_every_command_is_accepted(environment: str) -> None:
+@pytest.mark.parametrize(
+    ("environment", "steps"),
+    [("staging", {"canary"}), ("production", {"canary", "watch"}), ("ramped", {"ramp"})],
+)
+def test_every_command_is_accepted(environment: str, steps: set[str]) -> None:
     _, commands, _ = walk(environment, {"promote": [2]})  # with the exit handler's
-    assert {parse(command) for command in commands} == {"modelyard release step"}
-    assert {command[3] for command in commands} >= {"preflight", "canary", "promote", "rollback"}
+    paths = [parse(command) for command in commands]
+    assert set(paths[:-1]) == {"modelyard release step"}
+    assert paths[-1] == "modelyard release write-back"
+    assert {command[3] for command in commands} >= {"preflight", "promote", "rollback"} | steps
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,27 @@ def test_a_lease_ends_when_it_is_not_renewed() -> None:
     assert kubernetes.lease_holder({"spec": {"holderIdentity": ""}}, now) is None
 
 
+def workflow(phase: str, *approve: str) -> dict[str, Any]:
+    nodes = [{"displayName": "approve", "phase": each} for each in approve]
+    nodes.append({"displayName": "watch", "phase": "Running"})
+    return {"status": {"phase": phase, "nodes": {str(n): each for n, each in enumerate(nodes)}}}
+
+
+@pytest.mark.parametrize(
+    ("found", "due"),
+    [
+        (workflow("Running", "Running"), True),
+        (workflow("Running"), True),  # the suspended node is not there yet
+        (workflow("Running", "Succeeded"), False),  # argo resume
+        (workflow("Running", "Failed"), False),  # argo stop --node-field-selector
+        (workflow("Failed", "Running"), False),
+        (None, False),
+    ],
+)
+def test_an_approval_is_waited_for(found: dict[str, Any] | None, due: bool) -> None:
+    assert kubernetes.approval_is_due(found, "approve") is due
+
+
 def test_predictions_gate_is_refused() -> None:
     environment = Kubernetes(platform="kubernetes", namespace="p", host="a.example.com")
     with pytest.raises(UserError, match="environments.production: the predictions gate"):

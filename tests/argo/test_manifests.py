@@ -103,12 +103,28 @@ def test_references() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("onExit: unless-promoted", "onExit: rollbak", "onExit: no template rollbak"),
+        ("onExit: outcome", "onExit: outcme", "onExit: no template outcme"),
         ("entrypoint: release", "entrypoint: relaese", "entrypoint: no template relaese"),
         ("template: canary", "template: canry", "release.canary-1: no template canry"),
-        ("parameters.weight}}", "parameters.wieght}}", "canary: no input wieght"),
-        ("parameters.candidate}}", "parameters.canidate}}", "no parameter canidate"),
+        ("parameters.weight}}", "parameters.wieght}}", "canary: nothing is known as inputs.param"),
+        ("parameters.candidate}}", "parameters.canidate}}", "workflow.parameters.canidate"),
+        (r"workflow\.name}}", "workflow.nmae}}", "watch: nothing is known as workflow.nmae"),
+        ("parameters.ramp}}", "parameters.rmap}}", "release: nothing is known as workflow.param"),
+        ("parameters.approval}} ==", "status}} ==", "release: nothing is known as workflow.status"),
         (r"name: step\n +value: deploy", "name: stpe", "release.deploy: lacks argument step"),
+        (r"name: step\n +value: deploy", "name: stpe", "release.deploy: unknown argument stpe"),
+        ("template: write-back", "template: rollback", "write-back: no step uses it"),
+        (r"(mountPath: /credentials\n +name: )git", r"\1gti", "write-back: no volume gti"),
+        (r" +- mountPath: /cred.*\n +name: git\n", "", "write-back: nothing mounts volume git"),
+        ("mountPath: /credentials", "mountPath: /tmp", "write-back: two paths are /tmp"),
+        ("name: pyproject\n", "name: release\n", "step: two artifacts are release"),
+        (r"raw:\n +data: '.*policy}}'", "mode: 1", "lacks argument release"),
+        ("name: canary-2", "name: canary-1", "release: two steps are canary-1"),
+        (
+            r"name: rollback\n( +)retry",
+            r"name: watch\n\1retry",
+            "two templates are named watch",
+        ),
     ],
 )
 def test_a_broken_reference_is_caught(old: str, new: str, problem: str) -> None:

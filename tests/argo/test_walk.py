@@ -19,6 +19,7 @@ from modelyard.delivery.workflows import release_workflow
 
 pytestmark = pytest.mark.xdist_group("delivery")
 
+END = ["rollback", "write-back"]
 Attempt = Callable[[list[str]], int | None]
 """(arguments) → an exit code in place of the step's, or None to run it"""
 
@@ -80,7 +81,7 @@ def test_a_models_first_four_releases(repo: Repo) -> None:
 def first_release(repo: Repo, version: int) -> None:
     """There is nothing to compare with, so shadow and canary have nothing to do."""
     done = walk(repo, version)
-    assert names(done)[-1] == "promote" and not any(code for _, code in done.nodes)
+    assert names(done)[-2:] == ["promote", "write-back"] and not any(code for _, code in done.nodes)
     assert repo.events()[-1].decision == "bootstrapped", repo.events()[-1]
     assert repo.answers() == version
 
@@ -91,7 +92,8 @@ def fails_in_the_canary(repo: Repo, version: int, stable: int) -> None:
     done = walk(repo, version)
     assert repo.events()[-1].decision == "rolled_back", repo.events()[-1]
     assert [code for _, code in done.nodes].count(2) == 1
-    assert names(done)[-2].startswith("canary") and done.nodes[-1] == ("rollback", 0)
+    assert names(done)[-3].startswith("canary")
+    assert done.nodes[-2:] == [("rollback", 0), ("write-back", 0)]
     assert repo.answers() == stable
 
 
@@ -104,7 +106,7 @@ def node_never_starts(repo: Repo, version: int, stable: int) -> None:
     done = walk(repo, version, attempt)
     last = repo.events()[-1]
     assert (last.decision, last.stable) == ("rolled_back", stable), last
-    assert names(done) == ["preflight", "deploy", "shadow", "canary-1", "canary-2", "rollback"]
+    assert names(done) == ["preflight", "deploy", "shadow", "canary-1", "canary-2", *END]
     assert repo.answers() == stable
 
 
@@ -127,6 +129,6 @@ def node_dies(repo: Repo, version: int) -> None:
     done = walk(repo, version, attempt)
     assert repo.events()[-1].decision == "promoted", repo.events()[-1]
     canary = ["canary-1", "canary-2", "canary-3"]
-    assert names(done) == ["preflight", "deploy", "shadow", *canary, "promote"]
+    assert names(done) == ["preflight", "deploy", "shadow", *canary, "promote", "write-back"]
     assert [code for _, code in done.nodes if code] == [137]
     assert repo.answers() == version

@@ -47,20 +47,44 @@ def test_every_weight_has_a_node_in_order(environment: str, weights: list[int]) 
     assert status == "Succeeded"
     canary = [f"canary-{n}" for n in range(1, len(weights) + 1)]
     names = [name for name, _ in interpreter.nodes]
-    assert names == ["preflight", "deploy", "shadow", *canary, "promote"]
+    approval = ["approve", "watch"] if environment == "production" else []
+    before = ["preflight", "deploy", "shadow", *canary]
+    assert names == [*before, *approval, "promote", "write-back"]
     given = [int(c[c.index("--weight") + 1]) for c in commands if "--weight" in c]
     assert given == weights
-    for command in commands:
+    for command in commands[:-1]:
         assert command[:3] == ["modelyard", "release", "step"]
         options = dict(zip(command[4::2], command[5::2], strict=True))
         assert options["--env"] == environment and options["--candidate"] == "2"
+    assert commands[-1][:3] == ["modelyard", "release", "write-back"]
+
+
+def test_a_harm_budget_is_one_node() -> None:
+    """Its weights are chosen while it runs: its log and the record show them."""
+    interpreter, commands, status = walk("ramped", {"ramp": [137, 0]})
+    names = [name for name, _ in interpreter.nodes]
+    assert status == "Succeeded"
+    assert names == ["preflight", "deploy", "shadow", "ramp", "ramp", "promote", "write-back"]
+    assert [command[3] for command in commands[:-1]] == names[:-1]
+
+
+def test_a_person_is_waited_for_while_the_candidate_is_watched() -> None:
+    """What the watch finds stands, whatever the person says then."""
+    interpreter, commands, status = walk("production", {"watch": [2]})
+    assert status == "Failed"
+    assert interpreter.nodes[-4:] == [
+        ("approve", 0), ("watch", 2), ("rollback", 0), ("write-back", 0),
+    ]  # fmt: skip
+    watched = next(command for command in commands if command[3] == "watch")
+    assert watched[watched.index("--workflow") + 1] == "flight-delay-v2-x7k2p"
 
 
 @pytest.mark.parametrize("code", [2, 3])
 def test_a_decision_ends_the_walk_and_is_not_tried_again(code: int) -> None:
     interpreter, _, status = walk("production", {"canary": [0, code]})
     assert status == "Failed"
-    assert interpreter.nodes[-3:] == [("canary-1", 0), ("canary-2", code), ("rollback", 0)]
+    end = [("canary-1", 0), ("canary-2", code), ("rollback", 0), ("write-back", 0)]
+    assert interpreter.nodes[-4:] == end
 
 
 def test_what_breaks_is_tried_again() -> None:
@@ -73,7 +97,17 @@ def test_what_breaks_is_tried_again() -> None:
 def test_a_step_that_stays_broken_rolls_back(step: str) -> None:
     interpreter, _, status = walk("staging", {step: [1] * 6})
     assert status == "Failed"
-    assert interpreter.nodes[-7:] == [(step, 1)] * 6 + [("rollback", 0)]
+    assert interpreter.nodes[-8:] == [(step, 1)] * 6 + [("rollback", 0), ("write-back", 0)]
+
+
+def test_only_the_write_back_sees_the_credentials_for_git() -> None:
+    nodes = [t for t in template()["spec"]["templates"] if "container" in t]
+    mounting = {t["name"] for t in nodes if any("secret" in v for v in t["volumes"])}
+    assert mounting == {"write-back"}
+    secret = next(t for t in nodes if t["name"] == "write-back")["volumes"]
+    assert {"secretName": "{{workflow.parameters.model}}-git", "optional": True} in [
+        volume.get("secret") for volume in secret
+    ]
 
 
 def test_the_policy_of_the_workflow_is_the_merged_one() -> None:

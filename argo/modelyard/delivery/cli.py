@@ -3,7 +3,7 @@
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -17,6 +17,7 @@ from modelyard.delivery.controller import Controller, Unchanged
 from modelyard.delivery.history import Summary, summary
 from modelyard.delivery.machine import State
 from modelyard.delivery.policy import (
+    RELEASE_FILE,
     Kubernetes,
     Local,
     Release,
@@ -25,7 +26,7 @@ from modelyard.delivery.policy import (
     project_name,
 )
 from modelyard.delivery.ports import Health, Ports
-from modelyard.delivery.render import render
+from modelyard.delivery.render import render, submitted
 from modelyard.documents import UserError
 
 app = typer.Typer(
@@ -49,6 +50,8 @@ class StepName(StrEnum):
     deploy = "deploy"
     shadow = "shadow"
     canary = "canary"
+    ramp = "ramp"
+    watch = "watch"
     promote = "promote"
     rollback = "rollback"
 
@@ -111,25 +114,26 @@ def step(
     env: Env,
     candidate: Candidate = None,
     weight: Annotated[int | None, typer.Option(help="Of step canary: one of the policy's.")] = None,
+    workflow: Annotated[
+        str | None, typer.Option(help="Of step watch: it ends when this one is approved.")
+    ] = None,
 ) -> None:
     """One step of a release, for a workflow engine; a step that is done already does nothing.
 
     Only preflight begins a release. A step that breaks or is ended leaves the release as it
-    is, to be tried again; rollback ends it, and does nothing once it is decided.
+    is, to be tried again; rollback ends it, and does nothing once it is decided. `ramp` is what
+    `canary` is to a policy with fixed steps; `watch` looks on, without going further, while the
+    workflow waits for a person.
     Exit codes as of `run`, with 0 for a step that is done; rollback exits 0.
     """
     from modelyard.delivery.progress import Progress
 
     policy, place = _place(env)
     version = _version(policy, place, candidate)
-    steps = place.policy.canary.steps
-    if name is StepName.canary and weight not in steps:
-        raise UserError(f"--weight {weight}: the policy's steps are {', '.join(map(str, steps))}")
-    if name is not StepName.canary and weight is not None:
-        raise UserError(f"--weight belongs to step canary, not to {name.value}")
+    _check_options(name, place, weight, workflow)
     ports = _ports(policy, env, place)
     title = f"release of {project_name()} version {version} to {env}: {name.value}"
-    with ports.record.lock(), Progress(title, sys.stdout) as progress:
+    with _ended(), ports.record.lock(), Progress(title, sys.stdout) as progress:
         controller = Controller(ports, place.policy, progress.follow)
         if name is StepName.rollback:
             ended = controller.last()
@@ -145,8 +149,57 @@ def step(
                 return
         else:
             state = _begun(controller, version)
-        state = controller.advance(state, name.value, weight or 100)
+        if name is StepName.watch:
+            state = controller.watch(state, _waiting(place, workflow or ""))
+        elif name is StepName.ramp:
+            state = controller.advance(state, "canary")
+        else:
+            state = controller.advance(state, name.value, weight or 100)
     raise typer.Exit(EXIT[state.decision])
+
+
+@release_app.command("write-back")
+def write_back(env: Env, candidate: Candidate = None) -> None:
+    """Push a branch with the way back and the evidence, unless the version was promoted.
+
+    Into the `repository` of argo/release.yaml, never to its main branch. Once done it does
+    nothing. Credentials: files in the folder MODELYARD_GIT_CREDENTIALS (`token`, or
+    `ssh-privatekey` and `known_hosts`), else git's own.
+    """
+    from modelyard.delivery.write_back import write_back
+
+    policy, place = _place(env)
+    version = _version(policy, place, candidate)
+    found = [r for r in _ports(policy, env, place).record.releases() if r[0].candidate == version]
+    if not found:
+        print(f"no release of version {version} has begun: there is nothing to write back")
+        return
+    print(write_back(policy.repository, env, found[-1]))
+
+
+@release_app.command()
+def submit(env: Env) -> None:
+    """Submit the workflow that releases the desired version, and follow it to its end.
+
+    To the Argo server of ARGO_SERVER (with ARGO_TOKEN), else to the cluster's API. Ctrl-C ends
+    the following only. Exit codes as of `run`.
+    """
+    from modelyard.delivery import submit as to
+
+    policy, place = _place(env)
+    if not isinstance(place, Kubernetes):
+        raise UserError(f"{env} is no Kubernetes environment: use `modelyard release run`")
+    where = to.workflows(place.namespace)
+    name = where.create(submitted(policy, RELEASE_FILE.read_text(), env, project_name()))
+    print(f"{name} in {place.namespace} releases version {policy.version}", flush=True)
+    try:
+        code = to.follow(where, name, lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        print(f"not followed any more; the release goes on: argo -n {place.namespace} watch {name}")
+        raise typer.Exit(1) from None
+    decisions = {0: "promoted", 2: "rolled back", 3: "held", 1: "not promoted"}
+    print(f"version {policy.version}: {decisions[code]}")
+    raise typer.Exit(code)
 
 
 @release_app.command()
@@ -265,6 +318,47 @@ def _to_the_end(controller: Controller, state: State) -> State:
             raise
         print("interrupted: users are served by stable again", file=sys.stderr)
         return ended
+
+
+def _check_options(
+    name: StepName, place: Local | Kubernetes, weight: int | None, workflow: str | None
+) -> None:
+    canary = place.policy.canary
+    if name is StepName.canary and canary.ramp:
+        raise UserError("the policy has a ramp: run step ramp instead of step canary")
+    if name is StepName.ramp and not canary.ramp:
+        raise UserError("the policy has fixed steps: run step canary with --weight")
+    if name is StepName.canary and weight not in canary.steps:
+        known = ", ".join(map(str, canary.steps))
+        raise UserError(f"--weight {weight}: the policy's steps are {known}")
+    if name is not StepName.canary and weight is not None:
+        raise UserError(f"--weight belongs to step canary, not to {name.value}")
+    if (name is StepName.watch) != (workflow is not None):
+        raise UserError("--workflow belongs to step watch, and step watch needs it")
+
+
+def _waiting(place: Local | Kubernetes, workflow: str) -> Callable[[], bool]:
+    from modelyard.delivery.kubernetes import WORKFLOW, Cluster, approval_is_due
+    from modelyard.delivery.workflows import APPROVE
+
+    if not isinstance(place, Kubernetes):
+        raise UserError("step watch needs a Kubernetes environment: a workflow waits there")
+    cluster = Cluster(place.namespace)
+    return lambda: approval_is_due(cluster.get(WORKFLOW, workflow), APPROVE)
+
+
+@contextmanager
+def _ended() -> Iterator[None]:
+    """A pod that is asked to go lets go of the lock; its next try goes on."""
+
+    def end(*_: object) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _envoy(place: Local) -> Health:

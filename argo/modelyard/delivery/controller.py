@@ -141,6 +141,18 @@ class Controller:
                 time.sleep(max(0.0, next_look - time.monotonic()))
         return state
 
+    def watch(self, state: State, waiting: Callable[[], bool]) -> State:
+        """Look on without going further, while `waiting`; what fails is rolled back meanwhile."""
+        self._carry_out(state)
+        while state.phase != "done" and (waiting() or state.phase == "rollback"):
+            next_look = time.monotonic() + self.policy.interval
+            evidence = self._look(state)
+            action = machine.decide(self.policy, evidence, state)
+            if not _beyond(action, "canary", state.weight):
+                state = self._do(state, action, evidence)
+            time.sleep(max(0.0, next_look - time.monotonic()))
+        return state
+
     def _look(self, state: State) -> Evidence:
         runtime = self.ports.runtime
         counts, note = self._counts(state)

@@ -28,6 +28,7 @@ _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 _DEPLOYMENT = ("apps/v1", "Deployment")
 _CONFIG_MAP = ("v1", "ConfigMap")
 _LEASE = ("coordination.k8s.io/v1", "Lease")
+WORKFLOW = ("argoproj.io/v1alpha1", "Workflow")
 _FULL = 256 * 1024  # bytes of events after which the next event begins a new ConfigMap
 _LARGEST = 512 * 1024  # bytes of one event; a ConfigMap may have 1 MiB
 _LEASE_S = 60
@@ -142,19 +143,20 @@ class Cluster:
             found = self._resource(*kind).get(namespace=self.namespace, label_selector=selector)
             return found.to_dict()["items"]
 
-    def create(self, manifest: Manifest) -> bool:
-        """False if an object of that name is there already."""
+    def create(self, manifest: Manifest) -> Manifest | None:
+        """As it was made; None if an object of that name is there already."""
         from kubernetes.client import ApiException
 
-        with _refusals(f"create {manifest['kind']} {manifest['metadata']['name']}"):
+        metadata = manifest["metadata"]
+        name = metadata.get("name") or metadata.get("generateName")
+        with _refusals(f"create {manifest['kind']} {name}"):
             resource = self._resource(manifest["apiVersion"], manifest["kind"])
             try:
-                resource.create(body=manifest, namespace=self.namespace)
+                return resource.create(body=manifest, namespace=self.namespace).to_dict()
             except ApiException as error:
                 if error.status == 409:
-                    return False
+                    return None
                 raise
-            return True
 
     def replace(self, manifest: Manifest) -> bool:
         """False if the object was changed since it was read (by its resourceVersion)."""
@@ -187,6 +189,10 @@ class Cluster:
         return self._client.resources.get(api_version=api_version, kind=kind)
 
 
+class NoAnswer(UserError):
+    """The API server can't be reached, or is not itself; asking again may help."""
+
+
 class Conflict(UserError):
     """Another writer has its hands on an object that only a release should write."""
 
@@ -217,11 +223,12 @@ def _refusals(what: str) -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        raise UserError(f"can't {what}: {api_message(error.body) or error.reason}") from None
+        kind = NoAnswer if (error.status or 500) >= 500 else UserError
+        raise kind(f"can't {what}: {api_message(error.body) or error.reason}") from None
     except ResourceNotFoundError as error:
         raise UserError(f"can't {what}: the cluster has no such kind ({error})") from None
     except HTTPError as error:
-        raise UserError(f"can't {what}: the API server does not answer ({error})") from None
+        raise NoAnswer(f"can't {what}: the API server does not answer ({error})") from None
 
 
 def api_message(body: str | bytes | None) -> str:
@@ -338,6 +345,20 @@ class DeploymentRuntime:
             manifests.service(self._target, version),
             manifests.autoscaler(self._target, version),
         ]
+
+
+def approval_is_due(workflow: Manifest | None, node: str) -> bool:
+    """Whether a workflow still waits for a person at a suspended node.
+
+    It is not when the node has ended, or with it the workflow. A node that is not there yet
+    begins in the same breath as whoever asks.
+    """
+    status = (workflow or {}).get("status") or {}
+    if workflow is None or status.get("phase") in ("Succeeded", "Failed", "Error"):
+        return False
+    nodes = (status.get("nodes") or {}).values()
+    phases = [n.get("phase") for n in nodes if n.get("displayName") == node]
+    return all(phase in ("Pending", "Running") for phase in phases)
 
 
 def health_of(deployment: Manifest | None, pods: list[Manifest], replicas: int) -> Health:

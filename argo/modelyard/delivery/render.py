@@ -7,6 +7,7 @@ argo/manifests/<environment>/release/workflow.yaml    what a merged release PR s
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ import typer
 import yaml
 
 from modelyard.delivery import manifests
-from modelyard.delivery.manifests import Target, to_yaml
+from modelyard.delivery.manifests import Manifest, Target, to_yaml
 from modelyard.delivery.policy import RELEASE_FILE, Kubernetes, Release, load_release, project_name
 from modelyard.documents import UserError
 
@@ -57,16 +58,26 @@ def render_environment(release: Release, text: str, name: str, model: str) -> di
     Args:
         text: of argo/release.yaml.
     """
-    from modelyard.delivery.workflows import release_workflow
-
     to = target(release, name, model)
-    policy = release.environments[name].policy
     files = {path: to_yaml(objects, _HEADER) for path, objects in manifests.base(to).items()}
     for path, objects in manifests.released(to).items():
         files[f"release/{path}"] = to_yaml(objects, f"{_HEADER}\n{_RELEASED}")
-    workflow = release_workflow(to, policy, environment_text(text, name))
+    workflow = submitted(release, text, name, model)
     files["release/workflow.yaml"] = to_yaml([workflow], f"{_HEADER}\n{_SUBMITTED}")
     return files
+
+
+def submitted(release: Release, text: str, name: str, model: str) -> Manifest:
+    """The Workflow that releases the desired version to an environment. Args: see above."""
+    from modelyard.delivery.workflows import release_workflow
+
+    place = release.environments[name]
+    return release_workflow(
+        target(release, name, model),
+        place.policy,
+        environment_text(text, name),
+        approval=isinstance(place, Kubernetes) and place.approval,
+    )
 
 
 def environment_text(text: str, name: str) -> str:
@@ -95,21 +106,37 @@ def render(
     names = env or _on_kubernetes(release)
     if not names:
         raise UserError(f"{RELEASE_FILE}: no environment is on Kubernetes: nothing to render")
-    wanted = {
-        output / name / path: content
-        for name in names
-        for path, content in render_environment(release, text, name, model).items()
-    }
-    left_over = {p for name in names for p in _rendered(output / name)} - set(wanted)
     if check:
+        wanted, left_over = _files(output, release, text, names, model)
         _check(wanted, left_over)
         print(f"{len(wanted)} manifests below {output} are up to date")
         return
+    count = write_manifests(output, release, text, names, model)
+    print(f"{count} manifests of {', '.join(names)} written below {output}")
+
+
+def write_manifests(
+    folder: Path, release: Release, text: str, names: Sequence[str], model: str
+) -> int:
+    """Write the environments' manifests and remove what an earlier rendering left; how many."""
+    wanted, left_over = _files(folder, release, text, names, model)
     for path, content in wanted.items():
         _write(path, content)
     for path in left_over:
         path.unlink()
-    print(f"{len(wanted)} manifests of {', '.join(names)} written below {output}")
+    return len(wanted)
+
+
+def _files(
+    folder: Path, release: Release, text: str, names: Sequence[str], model: str
+) -> tuple[dict[Path, str], set[Path]]:
+    """Path → YAML, and the files of an earlier rendering that are none any more."""
+    wanted = {
+        folder / name / path: content
+        for name in names
+        for path, content in render_environment(release, text, name, model).items()
+    }
+    return wanted, {p for name in names for p in _rendered(folder / name)} - set(wanted)
 
 
 def _on_kubernetes(release: Release) -> list[str]:
