@@ -180,6 +180,27 @@ def test_route_has_weights_and_mirror(target: Target) -> None:
     assert mirrored == {"name": "flight-delay-v2", "port": 80}
 
 
+def test_envoy_gateway_counts_the_versions_apart() -> None:
+    """It gives a backend a cluster of its own only if the backend has a filter."""
+    folders = [MODEL / "argo" / "manifests" / name for name in ("staging", "production")]
+    routes = [yaml.safe_load((f / "release" / "http-route.yaml").read_text()) for f in folders]
+    staging, production = (route["spec"]["rules"][0]["backendRefs"][0] for route in routes)
+    assert "filters" not in staging
+    assert production["filters"] == [
+        {
+            "type": "ResponseHeaderModifier",
+            "responseHeaderModifier": {"set": [{"name": "x-model-version", "value": "2"}]},
+        }
+    ]
+    policy = yaml.safe_load((folders[1] / "network-policy.yaml").read_text())
+    sources = [
+        each["namespaceSelector"]["matchLabels"] for each in policy["spec"]["ingress"][0]["from"]
+    ]
+    assert [each["kubernetes.io/metadata.name"] for each in sources] == [
+        "envoy-gateway-system", "monitoring",
+    ]  # fmt: skip
+
+
 def test_what_moves_in_a_release_has_one_writer(target: Target) -> None:
     def identities(files: dict[str, list[dict[str, Any]]]) -> set[tuple[str, str]]:
         return {(o["kind"], o["metadata"]["name"]) for each in files.values() for o in each}

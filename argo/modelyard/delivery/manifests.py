@@ -48,6 +48,8 @@ class Target:
     """that users ask for"""
     gateway: str
     """namespace/name of the Gateway that the HTTPRoute hangs on"""
+    proxies: str | None = None
+    """namespace of the Gateway's proxies; None: the Gateway's"""
     prometheus: str
     """URL; the namespace in it may scrape the pods"""
     cluster_a_backend: bool = False
@@ -150,9 +152,9 @@ def release_role_binding(target: Target) -> Manifest:
 
 
 def network_policy(target: Target) -> Manifest:
-    """The pods answer the Gateway and Prometheus, and call nobody."""
-    gateway = target.gateway.split("/")[0]
-    sources = [_namespace(gateway), _namespace(_monitoring_namespace(target.prometheus))]
+    """The pods answer the Gateway's proxies and Prometheus, and call nobody."""
+    proxies = target.proxies or target.gateway.split("/")[0]
+    sources = [_namespace(proxies), _namespace(_monitoring_namespace(target.prometheus))]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -313,6 +315,15 @@ def _pod(target: Target, version: int) -> Manifest:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "terminationGracePeriodSeconds": 60,
+        # The loss of a node is not the loss of a version.
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": _serving(target, version)},
+            }
+        ],
         "containers": [
             {
                 "name": "serving",

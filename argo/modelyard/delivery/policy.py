@@ -80,7 +80,7 @@ class Ramp(_Strict):
 class Canary(_Strict):
     """Live traffic, a growing share of it to the candidate: by fixed steps, or by a ramp."""
 
-    steps: tuple[Weight, ...] = (5, 25, 50, 100)
+    steps: tuple[Weight, ...] = (5, 25, 50)
     """empty under a ramp"""
     ramp: Ramp | None = None
     min_requests: int = Field(default=500, ge=1)
@@ -139,8 +139,8 @@ class Errors(_Strict):
     is as bad as one that breaks.
     """
 
-    margin: float = Field(default=0.01, ge=0, lt=1)
-    """difference of the failure rates"""
+    margin: float = Field(default=0.01, gt=0, lt=1)
+    """difference of the failure rates; that there is none at all can't be proven"""
 
 
 class Latency(_Strict):
@@ -274,6 +274,9 @@ class Kubernetes(_Strict):
     """host name of the HTTPRoute"""
     gateway: str = Field(default="gateway-system/gateway", pattern=r"^[-a-z0-9]+/[-a-z0-9.]+$")
     """namespace/name of the Gateway that the HTTPRoute attaches to"""
+    proxies: str | None = Field(default=None, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    """namespace that the Gateway's proxies run in, which the NetworkPolicy lets in; None:
+    `envoy-gateway-system` if Envoy Gateway counts, else the Gateway's own"""
     prometheus: str = "http://prometheus.monitoring.svc:9090"
     metrics: Metrics = Metrics()
     approval: bool = False

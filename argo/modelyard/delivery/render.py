@@ -36,6 +36,7 @@ def target(release: Release, name: str, model: str) -> Target:
         raise UserError(
             f"{RELEASE_FILE}: no Kubernetes environment {name!r} to render; it has {known}"
         )
+    by_gateway = found.metrics.source == "envoy-gateway"
     return Target(
         model=model,
         environment=name,
@@ -46,7 +47,8 @@ def target(release: Release, name: str, model: str) -> Target:
         host=found.host,
         gateway=found.gateway,
         prometheus=found.prometheus,
-        cluster_a_backend=found.metrics.source == "envoy-gateway",
+        proxies=found.proxies or ("envoy-gateway-system" if by_gateway else None),
+        cluster_a_backend=by_gateway,
         replicas=found.replicas,
         max_replicas=found.max_replicas,
     )
