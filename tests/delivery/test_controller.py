@@ -20,7 +20,7 @@ POLICY = Policy.model_validate(
         "interval": "1ms",
         "shadow": {"min_requests": ENOUGH, "max_duration": "20s"},
         "canary": {
-            "steps": [5, 50, 100],
+            "steps": [5, 50],
             "min_requests": ENOUGH,
             "min_duration": "1ms",
             "max_duration": "20s",
@@ -37,7 +37,7 @@ HOLD = POLICY.model_copy(
 
 
 class World:
-    """Router, runtime and source at once; 100 requests come in with each look."""
+    """Router, runtime and source at once; 1000 requests come in with each look."""
 
     def __init__(self) -> None:
         self.routes = Routes(stable=1)
@@ -46,8 +46,10 @@ class World:
         self.live: Counter[int] = Counter()
         """weight → requests of users to the candidate"""
 
-    def come_in(self, number: int = 100) -> None:
+    def come_in(self, number: int = 1000) -> None:
         routes = self.routes
+        serving = {routes.stable: 100 - routes.weight, routes.candidate: routes.weight}
+        assert {version for version, share in serving.items() if share} <= self.running
         given = number * routes.weight // 100
         self.requests[routes.stable or 0] += number - given
         if routes.candidate:
@@ -79,7 +81,8 @@ class World:
             Arm(requests=self.requests[v or 0], latency={9.0: 0, 10.0: self.requests[v or 0]})
             for v in (routes.stable, routes.candidate)
         )
-        pairs = Pairs(rows=candidate.requests) if routes.mirror else None
+        n = candidate.requests
+        pairs = Pairs(rows=n, requests=n) if routes.mirror else None
         return Counts(time=time.time(), epoch="a", stable=stable, candidate=candidate, pairs=pairs)
 
 
@@ -129,7 +132,7 @@ def killed(world: World, folder: Path, policy: Policy, deadly: Callable) -> Stat
 
 
 @pytest.mark.parametrize(
-    "place", [("deploy", 0), ("shadow", 0), ("canary", 5), ("canary", 50), ("canary", 100)]
+    "place", [("deploy", 0), ("shadow", 0), ("canary", 5), ("canary", 50), ("promote", 100)]
 )
 def test_a_step_that_was_only_written_down_is_still_taken(tmp_path: Path, place: tuple) -> None:
     world = World()
@@ -142,6 +145,14 @@ def test_a_step_that_was_only_written_down_is_still_taken(tmp_path: Path, place:
     left = [w for w in POLICY.canary.steps if w >= place[1]]
     assert all(world.live[weight] >= ENOUGH for weight in left), world.live
     assert (world.routes, world.running) == (Routes(stable=2), {2})
+
+
+def test_an_unfinished_release_is_finished_before_another_begins(tmp_path: Path) -> None:
+    world = World()
+    killed(world, tmp_path, POLICY, lambda event: event.weight == 5)
+    with pytest.raises(UserError, match="release of version 2 .* is unfinished"):
+        controller(world, FileRecord(tmp_path)).open(3)
+    assert world.routes.candidate == 2, "nothing was changed"
 
 
 def test_a_candidate_that_is_gone_after_a_crash_is_rolled_back(tmp_path: Path) -> None:
@@ -170,11 +181,78 @@ def test_a_decision_that_was_only_written_down_is_carried_out(
     assert world.running == {1, 2} - ({1} if decision == "promoted" else set())
 
 
+class Fragile:
+    """A port of a controller that is killed at its n-th call of any port, before or after it."""
+
+    def __init__(self, port: object, calls: list[str], deadly: int, after: bool) -> None:
+        self._port, self._calls, self._deadly, self._after = port, calls, deadly, after
+
+    def __getattr__(self, name: str) -> Callable:
+        def call(*arguments: object) -> object:
+            self._calls.append(name)
+            now = len(self._calls) == self._deadly
+            if now and not self._after:
+                raise Killed
+            found = getattr(self._port, name)(*arguments)
+            if now:
+                raise Killed
+            return found
+
+        return call
+
+
+def fragile(world: World, folder: Path, deadly: int, after: bool) -> tuple[State | None, int]:
+    """A release of version 2 that is killed, if it gets so far; and how many calls it made."""
+    calls: list[str] = []
+    router, runtime, source, record = (
+        Fragile(port, calls, deadly, after) for port in (world, world, world, FileRecord(folder))
+    )
+    first = Controller(Ports(router, runtime, source, record), POLICY)
+    try:
+        return first.advance(first.open(2)), len(calls)
+    except Killed:
+        return None, len(calls)
+
+
+class Failing(World):
+    """Every fifth answer of the candidate to users is a failure."""
+
+    def counts(self, routes: Routes, since: float) -> Counts:
+        found = super().counts(routes, since)
+        failures = sum(self.live.values()) // 5
+        candidate = found.candidate and found.candidate.model_copy(update={"failures": failures})
+        return found.model_copy(update={"candidate": candidate})
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("kind", "decision"), [(World, "promoted"), (Failing, "rolled_back")])
+def test_killed_at_any_call_it_is_finished(
+    tmp_path: Path, kind: type[World], decision: str, after: bool
+) -> None:
+    released(tmp_path / "whole")
+    ended, calls = fragile(kind(), tmp_path / "whole", 0, after)
+    assert ended is not None and ended.decision == decision and calls > 50
+    for deadly in range(1, calls + 1):
+        world, folder = kind(), tmp_path / f"{deadly}"
+        released(folder)
+        # How many looks a release takes may differ by one.
+        fragile(world, folder, deadly, after)
+        then = controller(world, FileRecord(folder))
+        state = then.last()
+        assert state is not None
+        if state.phase != "done" or state.candidate != 2:
+            state = then.open(2)
+        state = then.advance(state)
+        assert (state.candidate, state.decision) == (2, decision), deadly
+        stable = 2 if decision == "promoted" else 1
+        assert (world.routes, world.running) == (Routes(stable=stable), {stable}), deadly
+
+
 class Broken(World):
     """Its source breaks once the candidate has users."""
 
     def counts(self, routes: Routes, since: float) -> Counts:
-        if self.requests[2] > 200:
+        if self.live[5]:
             raise KeyError("vanished")
         return super().counts(routes, since)
 
