@@ -19,6 +19,7 @@ STATS = """\
   {"name": "cluster.v1.upstream_rq_2xx", "value": 90},
   {"name": "cluster.v1.upstream_rq_5xx", "value": 7},
   {"name": "cluster.v1.upstream_rq_4xx", "value": 3},
+  {"name": "cluster.v1.upstream_rq_active", "value": 4},
   {"name": "cluster.replay-v1.upstream_rq_2xx", "value": 2},
   {"histograms": {"supported_percentiles": [50], "details": [
     {"name": "cluster.v1.upstream_rq_time", "intervals": [], "totals": [
@@ -36,7 +37,7 @@ STATS = """\
 def test_envoys_statistics() -> None:
     latency: dict[float, int] = {1: 1, 7: 0, 8: 2, 9: 50, 57: 0, 58: 40, 110: 0, 120: 7}
     assert read_arms(STATS) == {
-        "v1": Arm(requests=100, failures=10, latency=latency),
+        "v1": Arm(requests=100, failures=10, pending=4, latency=latency),
         "replay-v1": Arm(requests=2),
     }
     assert read_arms('{"stats": []}') == {}

@@ -10,7 +10,7 @@ import math
 import shutil
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ _REQUEST_S = 10
 _TYPES = "type.googleapis.com/envoy"
 _COUNTS = (
     r"/stats?format=json&usedonly&histogram_buckets=detailed"
-    r"&filter=^cluster\.(replay-)?v\d%2B\.upstream_rq_(\dxx|time)$"
+    r"&filter=^cluster\.(replay-)?v\d%2B\.upstream_rq_(\dxx|time|active)$"
 )
 
 
@@ -190,13 +190,12 @@ class Envoy:
 
 
 def read_arms(text: str) -> dict[str, Arm]:
-    """Envoy's statistics (`upstream_rq_2xx` …, `upstream_rq_time`) as totals by cluster.
+    """Envoy's statistics (`upstream_rq_2xx` …, `_active`, `_time`) as totals by cluster.
 
     Raises:
         ValueError: they are not what Envoy writes, or no whole numbers.
     """
-    requests: Counter[str] = Counter()
-    failures: Counter[str] = Counter()
+    found: dict[str, Counter[str]] = defaultdict(Counter)
     latency: dict[str, dict[float, int]] = {}
     try:
         for stat in json.loads(text)["stats"]:
@@ -205,13 +204,17 @@ def read_arms(text: str) -> dict[str, Arm]:
             if "name" not in stat:
                 continue
             _, cluster, name = stat["name"].split(".")
-            requests[cluster] += int(stat["value"])
-            failures[cluster] += 0 if name == "upstream_rq_2xx" else int(stat["value"])
+            value = int(stat["value"])
+            if name == "upstream_rq_active":
+                found[cluster]["pending"] = value
+                continue
+            found[cluster]["requests"] += value
+            found[cluster]["failures"] += 0 if name == "upstream_rq_2xx" else value
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not what Envoy writes: {error!r}") from None
     return {
-        cluster: Arm(requests=count, failures=failures[cluster], latency=latency.get(cluster, {}))
-        for cluster, count in requests.items()
+        cluster: Arm.model_validate({**counts, "latency": latency.get(cluster, {})})
+        for cluster, counts in found.items()
     }
 
 

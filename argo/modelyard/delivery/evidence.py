@@ -72,6 +72,7 @@ class EnvoySource:
         return Arm(
             requests=sum(arm.requests for arm in found),
             failures=sum(arm.failures for arm in found),
+            pending=sum(arm.pending for arm in found),
             latency=latency,
             scores=answers.scores(side) if answers and self._gates.scores else {},
         )

@@ -30,6 +30,8 @@ class Arm(_Frozen):
     """answered, or failed by the data plane for want of an answer"""
     failures: int = Field(default=0, ge=0)
     """of them, with an answer outside of 2xx"""
+    pending: int = Field(default=0, ge=0)
+    """waiting for an answer now: no running total, and 0 where nobody counts it"""
     latency: dict[Edge, Count] = {}
     """upper edge of a histogram's bucket, ms (inf: the last) → requests in it (not cumulative)"""
     scores: dict[ScoreEdge, Count] = {}
