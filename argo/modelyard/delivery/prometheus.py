@@ -87,12 +87,14 @@ class Prometheus:
         metrics: Metrics | None = None,
         timeout: float = 10,
     ) -> None:
+        import httpx
+
         metrics = metrics or Metrics()
         own = metrics.model_dump(exclude={"source"}, exclude_none=True)
         self._queries = replace(PRESETS[metrics.source], **own)
         self._url = url.rstrip("/")
         self._model, self._namespace = model, namespace
-        self._timeout = timeout
+        self._client = httpx.Client(timeout=timeout)
 
     def counts(self, routes: Routes, since: float) -> Counts:
         """Totals of the versions in `routes` over all of their pods that lived after `since`.
@@ -171,9 +173,7 @@ class Prometheus:
 
         query = self._filled(template, given)
         try:
-            answer = httpx.post(
-                f"{self._url}/api/v1/query", data={"query": query}, timeout=self._timeout
-            )
+            answer = self._client.post(f"{self._url}/api/v1/query", data={"query": query})
             content = answer.json()
             if answer.status_code != 200:
                 raise ConnectionError(
