@@ -1,86 +1,153 @@
-"""The gates: what passes, what fails, and how often they are wrong."""
+"""The gates: what is proven, what fails, what waits, and what they say of it."""
 
 import math
-import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from modelyard.delivery.gates import (
-    judge_errors,
-    judge_latency,
-    judge_predictions,
-    quantile,
-    surprise_above,
-    upper_bound,
-)
-from modelyard.delivery.policy import Errors, Latency, Predictions
-from modelyard.delivery.ports import Arm, Pairs
+from modelyard.delivery.counts import Block, difference, quantile
+from modelyard.delivery.gates import Trial, Verdict, beyond
+from modelyard.delivery.policy import Policy
+from modelyard.delivery.ports import Arm, Counts, Pairs, Slice
 
-ALPHA = 1e-4
-GOOD = Arm(requests=400, failures=0)
+NONE = Arm()
+
+
+def trial(gates: dict, *blocks: Block, live: bool = True, policy: dict | None = None) -> Trial:
+    found = Trial.begin(Policy.model_validate({"gates": gates, **(policy or {})}))
+    if live:
+        found = found.go_live()
+    for block in blocks:
+        found = found.after(block, live)
+    return found
+
+
+def verdict(found: Trial, gate: str, shadow: bool = False) -> Verdict:
+    return next(v for v in found.verdicts(shadow) if v.gate == gate)
+
+
+ERRORS = {"latency": None, "predictions": None}
 
 
 @pytest.mark.parametrize(
-    ("candidate", "outcome"),
+    ("stable", "candidate", "outcome"),
     [
-        (Arm(), "wait"),
-        (Arm(requests=30), "pass"),
-        (Arm(requests=10, failures=10), "fail"),
-        (Arm(requests=30, failures=1), "wait"),
-        (Arm(requests=1000, failures=5), "pass"),
-        (Arm(requests=2000, failures=200), "fail"),
+        ((0, 0), (0, 0), "wait"),
+        ((0, 400), (0, 30), "wait"),
+        ((0, 1000), (0, 1000), "pass"),
+        ((0, 400), (10, 10), "fail"),
+        ((0, 400), (1, 30), "wait"),
+        ((9, 9000), (1, 1000), "pass"),
+        ((0, 400), (200, 2000), "fail"),
+        ((40, 2000), (60, 2000), "wait"),
+        # without anything to compare with there is neither proof nor blame
+        ((0, 0), (50, 100), "wait"),
+        ((0, 1000), (0, 0), "wait"),
     ],
 )
-def test_errors(candidate: Arm, outcome: str) -> None:
-    assert judge_errors(Errors(), GOOD, GOOD, candidate, ALPHA).outcome == outcome
+def test_errors(stable: tuple[int, int], candidate: tuple[int, int], outcome: str) -> None:
+    arms = [Arm(requests=n, failures=k) for k, n in (stable, candidate)]
+    found = verdict(trial(ERRORS, Block(arms[0], arms[1])), "errors")
+    assert found.outcome == outcome
+    assert f"{candidate[0]} of {candidate[1]} failed at the candidate" in found.text
+    assert found.limit == 0.01 and found.lower is not None and found.upper is not None
+    assert (found.upper <= 0.01) == (outcome == "pass")
+    assert found.lower <= found.upper
 
 
 def test_a_fault_that_hits_both_arms_does_not_blame_the_candidate() -> None:
-    broken = Arm(requests=50, failures=25)
-    candidate = Arm(requests=50, failures=27)
-    assert judge_errors(Errors(), broken, GOOD, candidate, ALPHA).outcome == "wait"
+    well = Block(Arm(requests=950, failures=0), Arm(requests=50, failures=0))
+    broken = Block(Arm(requests=950, failures=480), Arm(requests=50, failures=27))
+    assert verdict(trial(ERRORS, well, well, broken, broken), "errors").outcome == "wait"
 
 
-@given(st.integers(1, 400), st.floats(0.001, 0.999), st.data())
-def test_the_bounds_are_no_smaller_than_the_exact_ones(n: int, p: float, data) -> None:
-    hits = data.draw(st.integers(0, n))
-    exact = sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(hits, n + 1))
-    assert surprise_above(hits, n, p) >= exact * (1 - 1e-9)
-    assert upper_bound(hits, n, ALPHA) >= hits / n
+def test_at_full_weight_stable_of_before_is_the_measure() -> None:
+    before = Block(Arm(requests=1000, failures=2), Arm(requests=1000, failures=2))
+    policy = {"canary": {"steps": [50, 100]}}
+    full = trial(ERRORS, before, before, policy=policy).at_full()
+    same, worse = Arm(requests=1000, failures=3), Arm(requests=1000, failures=80)
+    assert verdict(full.after(Block(NONE, same), True), "errors").outcome == "pass"
+    assert verdict(full.after(Block(NONE, worse), True), "errors").outcome == "fail"
 
 
-def test_false_alarms_are_rarer_than_alpha() -> None:
-    draw, alarms, alpha = random.Random(7), 0, 0.05
-    for _ in range(1500):
-        stable = sum(draw.random() < 0.05 for _ in range(300))
-        candidate = sum(draw.random() < 0.05 for _ in range(100))
-        arms = Arm(requests=300, failures=stable), Arm(requests=100, failures=candidate)
-        alarms += judge_errors(Errors(), arms[0], *arms, alpha).outcome == "fail"
-    assert alarms <= 1500 * alpha
+def test_proof_begins_anew_with_live_traffic_and_blame_does_not() -> None:
+    good = Block(Arm(requests=1000), Arm(requests=1000))
+    shadow = trial(ERRORS, good, good, live=False)
+    assert verdict(shadow, "errors").outcome == "pass"
+    live = shadow.go_live()
+    assert verdict(live, "errors").outcome == "wait" and live.excess_bound() == 1
+    assert live.shadow_bound == shadow.excess_bound() < 0.01
+    bad = Block(Arm(requests=100), Arm(requests=100, failures=90))
+    assert verdict(trial(ERRORS, bad, live=False).go_live(), "errors").outcome == "fail"
 
 
-def histogram(milliseconds: float, n: int) -> dict[float, int]:
+def test_excess_failures_are_counted_against_stable_of_the_same_time() -> None:
+    mirrored = Block(Arm(requests=100), Arm(requests=100, failures=3))
+    live = [
+        Block(Arm(requests=900, failures=9), Arm(requests=100, failures=5)),
+        Block(Arm(requests=500, failures=250), Arm(requests=500, failures=240)),
+    ]
+    found = trial(ERRORS, mirrored, live=False).go_live()
+    for block in live:
+        found = found.after(block, live=True)
+    assert found.excess == pytest.approx(5 - 1 + 240 - 250)
+
+
+def slow(milliseconds: float, n: int) -> dict[float, int]:
     return {milliseconds / 1.1: 0, milliseconds: n}
+
+
+USUAL = {**slow(10, 900), **slow(20, 100)}
+KNOWN = Block(Arm(requests=1000, latency=USUAL), Arm(requests=1000, latency=USUAL))
 
 
 @pytest.mark.parametrize(
     ("candidate", "outcome"),
     [
         ({}, "wait"),
-        (histogram(21, 50), "pass"),
-        (histogram(100, 50), "fail"),
-        ({**histogram(21, 8), **histogram(100, 2)}, "wait"),
-        ({**histogram(21, 900), **histogram(100, 100)}, "fail"),
-        ({**histogram(21, 970), **histogram(100, 30)}, "pass"),
+        (slow(21, 30), "wait"),
+        (slow(21, 500), "pass"),
+        (slow(100, 50), "fail"),
+        ({**slow(21, 900), **slow(100, 100)}, "fail"),
+        ({**slow(21, 990), **slow(100, 10)}, "pass"),
+        ({**slow(21, 950), **slow(100, 50)}, "wait"),
         ({1000.0: 0, math.inf: 50}, "fail"),
     ],
 )
 def test_latency(candidate: dict[float, int], outcome: str) -> None:
-    stable = Arm(requests=400, latency=histogram(20, 400))
-    judged = judge_latency(Latency(), stable, Arm(requests=50, latency=candidate), ALPHA)
-    assert judged.outcome == outcome
+    """p95 of stable is 20 ms, the limit 30 ms."""
+    shadow = trial({"predictions": None}, KNOWN, live=False)
+    own = Arm(requests=sum(candidate.values()), latency=candidate)
+    block = Block(Arm(requests=1000, latency=USUAL), own)
+    found = verdict(shadow.go_live().after(block, True), "latency")
+    assert found.outcome == outcome, found
+
+
+def test_both_arms_slow_down_together() -> None:
+    shadow = trial({"predictions": None}, KNOWN, live=False)
+    both = Arm(requests=500, latency={**slow(10, 100), **slow(90, 400)})
+    assert verdict(shadow.go_live().after(Block(both, both), True), "latency").outcome == "wait"
+
+
+def test_bounds_of_the_ratio_hold_what_is_seen() -> None:
+    shadow = trial({"predictions": None}, *[KNOWN] * 3, live=False)
+    found = verdict(shadow, "latency")
+    assert (
+        found.unit == "ratio"
+        and found.estimate == 1
+        and found.limit == pytest.approx(1.5, abs=0.03)
+    )
+    assert found.lower is not None and found.upper is not None
+    assert 0.5 <= found.lower <= 1 <= found.upper <= 1.5
+    assert "p95 19 ms (18 to 20) at" in found.text and "(limit 29 ms)" in found.text
+
+
+def test_a_histogram_that_is_too_coarse_says_which_edge_it_lacks() -> None:
+    """Stable's quantile and the limit are in one bucket: no count can tell good from bad."""
+    coarse = Arm(requests=500, latency={50.0: 400, 500.0: 50, 5000.0: 50, math.inf: 0})
+    many = trial({"predictions": None}, *[Block(coarse, coarse)] * 20)
+    found = verdict(many, "latency")
+    assert found.outcome == "wait"
+    assert "the histogram has no edge between 500 and 750 ms" in found.text
 
 
 def test_quantiles() -> None:
@@ -89,9 +156,113 @@ def test_quantiles() -> None:
     assert quantile({10.0: 90, 20.0: 10}, 0.95) == 15
 
 
+PREDICTIONS = {"latency": None, "predictions": {"slices": ["carrier"]}}
+
+
 @pytest.mark.parametrize(
-    ("disagreements", "outcome"), [(0, "pass"), (40, "pass"), (50, "wait"), (120, "fail")]
+    ("disagreement", "outcome"),
+    [(0, "pass"), (20.5, "pass"), (38, "wait"), (50, "wait"), (120.25, "fail")],
 )
-def test_predictions(disagreements: int, outcome: str) -> None:
-    pairs = Pairs(rows=200, disagreements=disagreements)
-    assert judge_predictions(Predictions(), pairs, ALPHA).outcome == outcome
+def test_predictions(disagreement: float, outcome: str) -> None:
+    pairs = Pairs(requests=200, disagreement=disagreement)
+    found = trial(PREDICTIONS, Block(NONE, NONE, pairs), live=False)
+    assert verdict(found, "predictions", shadow=True).outcome == outcome
+    assert all(v.gate != "predictions" for v in found.verdicts(shadow=False))
+
+
+def test_a_slice_is_looked_at_for_harm_and_holds_nothing_up() -> None:
+    slices = {
+        "carrier=AA": Slice(requests=150, disagreement=2.0),
+        "carrier=HA": Slice(requests=3, disagreement=3.0),
+        "carrier=UA": Slice(requests=40, disagreement=30.0),
+    }
+    block = Block(NONE, NONE, Pairs(requests=193, disagreement=35.0, slices=slices))
+    found = trial(PREDICTIONS, block, live=False)
+    harm, small = (verdict(found, f"predictions carrier={c}", True) for c in ("UA", "HA"))
+    assert harm.outcome == "fail" and "30 of 40" in harm.text and harm.of_slice
+    assert small.outcome == "wait"
+
+
+def test_slices_that_come_up_late_are_tested_from_then_on() -> None:
+    first = Pairs(requests=50, slices={"carrier=AA": Slice(requests=50)})
+    second = Pairs(requests=60, disagreement=20.0, slices={
+        "carrier=AA": Slice(requests=40),
+        "carrier=UA": Slice(requests=20, disagreement=20.0),
+    })  # fmt: skip
+    found = trial(PREDICTIONS, Block(NONE, NONE, first), Block(NONE, NONE, second), live=False)
+    assert verdict(found, "predictions carrier=UA", True).outcome == "fail"
+    assert verdict(found, "predictions carrier=AA", True).outcome == "wait"
+
+
+SCORES = {**ERRORS, "scores": {"max_shift": 0.1}}
+
+
+def scored(*counts: int) -> Arm:
+    edges = [0.2, 0.4, 0.6, 0.8, 1.0]
+    return Arm(requests=sum(counts), scores=dict(zip(edges, counts, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "outcome"),
+    [
+        (scored(0, 0, 0, 0, 0), "wait"),
+        (scored(8, 10, 10, 8, 4), "wait"),
+        (scored(400, 500, 500, 400, 200), "pass"),
+        (scored(100, 300, 500, 600, 500), "fail"),
+        (scored(900, 500, 300, 200, 100), "fail"),
+    ],
+)
+def test_scores(candidate: Arm, outcome: str) -> None:
+    stable = scored(400, 500, 500, 400, 200)
+    shadow = trial(SCORES, Block(stable, stable), live=False).go_live()
+    found = verdict(shadow.after(Block(stable, candidate), True), "scores")
+    assert found.outcome == outcome
+    if outcome == "fail":
+        assert "shifted by" in found.text and "at stable" in found.text
+
+
+def test_scores_of_one_bucket_say_so() -> None:
+    stable = scored(0, 500, 0, 0, 0)
+    found = verdict(trial(SCORES, Block(stable, stable), Block(stable, stable)), "scores")
+    assert found.outcome == "wait" and "all of stable's scores are in one bucket" in found.text
+
+
+def test_alpha_is_split_among_the_tests_there_are() -> None:
+    block = Block(Arm(requests=100), Arm(requests=100))
+    assert verdict(trial(ERRORS, block), "errors").threshold == 100
+    assert verdict(trial({}, block), "errors").threshold == 300
+    every = {**PREDICTIONS, "latency": {}, "scores": {}}
+    assert verdict(trial(every, block), "errors").threshold == 500
+    full = {"canary": {"steps": [5, 100]}}
+    assert verdict(trial(ERRORS, block, policy=full), "errors").threshold == 200
+
+
+def test_how_much_more_would_decide_is_about_right() -> None:
+    block = Block(Arm(requests=50), Arm(requests=50))
+    found = trial(ERRORS, *[block] * 4)
+    more = verdict(found, "errors").more
+    assert more is not None
+    needed = 0
+    while verdict(found, "errors").outcome == "wait":
+        found, needed = found.after(block, True), needed + 50
+    assert needed / 1.5 <= more <= needed * 1.5
+
+
+def test_estimates_of_one_step() -> None:
+    gates = Policy().gates
+    good = Arm(requests=100, failures=1, latency=slow(20, 100))
+    assert beyond(gates, good, good) is None
+    assert "3 of 100 failed" in str(beyond(gates, good, Arm(requests=100, failures=3)))
+    late = Arm(requests=100, failures=1, latency=slow(40, 100))
+    assert "p95 40 ms at the candidate, 20 ms" in str(beyond(gates, good, late))
+    assert beyond(gates, NONE, good) == "no requests to compare"
+
+
+def test_pairs_that_are_judged_anew_tell_nothing() -> None:
+    def counts(pairs: Pairs) -> Counts:
+        return Counts(time=1.0, epoch="a", pairs=pairs)
+
+    before, fewer = Pairs(requests=9, disagreement=3), Pairs(requests=12, disagreement=2)
+    assert difference(counts(before), counts(fewer)).pairs is None
+    more = difference(counts(before), counts(Pairs(requests=12, disagreement=4.5))).pairs
+    assert more is not None and (more.requests, more.disagreement) == (3, 1.5)

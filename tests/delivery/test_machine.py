@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelyard.delivery import machine
+from modelyard.delivery.counts import Block
+from modelyard.delivery.gates import Trial
 from modelyard.delivery.machine import Action, State, decide
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Evidence, Health, Pairs
@@ -40,7 +42,7 @@ def counts(
     candidate: int,
     failures: int = 0,
     rows: int = 0,
-    bad: int = 0,
+    bad: float = 0,
     stable_failures: int = 0,
 ) -> Counts:
     return Counts(
@@ -48,7 +50,7 @@ def counts(
         epoch="a",
         stable=arm(stable, stable_failures),
         candidate=arm(candidate, failures),
-        pairs=Pairs(rows=rows, disagreements=bad),
+        pairs=Pairs(requests=rows, disagreement=bad),
     )
 
 
@@ -61,13 +63,22 @@ def look(
     return Evidence(time=time, counts=now, candidate=candidate, stable=stable)
 
 
+def looked_at(policy: Policy, *blocks: tuple[Arm, Arm]) -> Trial:
+    tests = Trial.begin(policy).go_live()
+    for stable, candidate in blocks:
+        tests = tests.after(Block(stable, candidate), live=True)
+    return tests
+
+
 ZERO = counts(100.0, 0, 0)
-SHADOW = State("r", 2, 1, "shadow", 0, since=100.0, ready=100.0, first=ZERO, baseline=ZERO,
-               recent=(ZERO,))  # fmt: skip
-CANARY = dataclasses.replace(SHADOW, phase="canary", weight=10)
-BEFORE = counts(100.0, 1000, 1000)
-FULL = dataclasses.replace(SHADOW, phase="canary", weight=100, baseline=BEFORE, recent=(BEFORE,))
-MOST = dataclasses.replace(FULL, weight=90)
+SHADOW = State("r", 2, 1, "shadow", 0, since=100.0, ready=100.0, baseline=ZERO, last=ZERO,
+               recent=(ZERO,), policy=POLICY, tests=Trial.begin(POLICY))  # fmt: skip
+CANARY = dataclasses.replace(SHADOW, phase="canary", weight=10, tests=looked_at(POLICY))
+BEFORE = counts(100.0, 3000, 3000)
+PROVEN = looked_at(POLICY, (arm(1000), arm(1000)), (arm(2000), arm(2000)))
+LAST = dataclasses.replace(CANARY, weight=50, baseline=BEFORE, last=BEFORE, recent=(BEFORE,))
+DONE = dataclasses.replace(LAST, tests=PROVEN)
+FULL = dataclasses.replace(DONE, weight=100, tests=PROVEN.at_full())
 DEPLOY = State("r", 2, 1, "deploy", 0, since=100.0)
 PROMOTE = State("r", 2, 1, "promote", 100, since=100.0)
 BACK = State("r", 2, 1, "rollback", 0, since=100.0, reason="errors: many")
@@ -86,18 +97,20 @@ BACK = State("r", 2, 1, "rollback", 0, since=100.0, reason="errors: many")
         # the shadow: requests, pairs, and their agreement
         (SHADOW, look(103), ("shadow", 0, None)),
         (SHADOW, look(103, counts(103, 19, 19, rows=19)), ("shadow", 0, None)),
-        (SHADOW, look(103, counts(103, 30, 30, rows=5)), ("shadow", 0, None)),
-        (SHADOW, look(103, counts(103, 30, 30, rows=30)), ("canary", 10, None)),
-        (SHADOW, look(103, counts(103, 30, 30, rows=30, bad=8)), ("shadow", 0, None)),
-        (SHADOW, look(103, counts(103, 30, 30, rows=30, bad=30)), ("rollback", 0, None)),
+        (SHADOW, look(103, counts(103, 30, 30, rows=19)), ("shadow", 0, None)),
+        (SHADOW, look(103, counts(103, 30, 30, rows=40)), ("canary", 10, None)),
+        (SHADOW, look(103, counts(103, 30, 30, rows=40, bad=7)), ("shadow", 0, None)),
+        (SHADOW, look(103, counts(103, 30, 30, rows=40, bad=40)), ("rollback", 0, None)),
         (SHADOW, look(103, counts(103, 30, 30, failures=30)), ("rollback", 0, None)),
         (SHADOW, look(161, counts(161, 5, 5, rows=5)), ("rollback", 0, None)),
         # a step: never early, never on bad counts
         (CANARY, look(103, counts(103, 180, 20)), ("canary", 50, None)),
         (CANARY, look(101, counts(101, 180, 20)), ("canary", 10, None)),
         (CANARY, look(103, counts(103, 180, 19)), ("canary", 10, None)),
-        (CANARY, look(103, counts(103, 10, 20)), ("canary", 10, None)),
-        (CANARY, look(103, counts(90, 180, 20)), ("canary", 10, None)),
+        (CANARY, look(103, counts(103, 0, 20)), ("canary", 10, None)),
+        (CANARY, look(103, counts(97, 180, 20)), ("canary", 10, None)),
+        (CANARY, look(103, counts(109, 180, 20)), ("canary", 10, None)),
+        (CANARY, look(103, counts(103, 180, 20, 1)), ("canary", 10, None)),
         (CANARY, look(103), ("canary", 10, None)),
         (CANARY, look(103, counts(103, 180, 20), stable=STARTING), ("canary", 10, None)),
         (CANARY, look(103, counts(103, 180, 20), candidate=STARTING), ("canary", 10, None)),
@@ -106,18 +119,20 @@ BACK = State("r", 2, 1, "rollback", 0, since=100.0, reason="errors: many")
         (CANARY, look(103, counts(103, 180, 12, 12)), ("rollback", 0, None)),
         (CANARY, look(161, counts(161, 180, 3)), ("rollback", 0, None)),
         (CANARY, look(161), ("rollback", 0, None)),
-        # at full weight stable of before is the measure, whatever became of its stragglers
-        (FULL, look(103, counts(103, 1000, 1020)), ("promote", 100, None)),
-        (FULL, look(103, counts(103, 1001, 1020, stable_failures=1)), ("promote", 100, None)),
-        (FULL, look(103, counts(103, 1000, 1500, 250)), ("rollback", 0, None)),
-        (FULL, look(103, counts(103, 1001, 1500, 250, stable_failures=1)), ("rollback", 0, None)),
-        (FULL, look(103, counts(103, 1001, 1500, 250)), ("rollback", 0, None)),
-        (FULL, look(103, counts(103, 1030, 1500, 250, stable_failures=30)), ("rollback", 0, None)),
-        # so it is where stable has too few requests to tell
-        (MOST, look(103, counts(103, 1003, 1500, 250, stable_failures=2)), ("rollback", 0, None)),
-        (MOST, look(103, counts(103, 1003, 1500, 50)), ("rollback", 0, None)),
+        # all users: only after proof
+        (LAST, look(103, counts(103, 3090, 3090)), ("canary", 50, None)),
+        (LAST, look(161, counts(161, 3090, 3090)), ("rollback", 0, None)),
+        (DONE, look(103, counts(103, 3090, 3090)), ("canary", 100, None)),
+        (DONE, look(103, counts(103, 3090, 3019)), ("canary", 50, None)),
         # what hits both is not the candidate's fault
-        (MOST, look(103, counts(103, 1060, 1500, 250, stable_failures=30)), ("canary", 100, None)),
+        (LAST, look(103, counts(103, 3090, 3090, 45, stable_failures=45)), ("canary", 50, None)),
+        # at full weight stable of before is the measure, whatever became of its stragglers
+        (FULL, look(103, counts(103, 3000, 3020)), ("promote", 100, None)),
+        (FULL, look(103, counts(103, 3001, 3020, stable_failures=1)), ("promote", 100, None)),
+        (FULL, look(103, counts(103, 3000, 3020, 1)), ("canary", 100, None)),
+        (FULL, look(103, counts(103, 3000, 3500, 250)), ("rollback", 0, None)),
+        (FULL, look(103, counts(103, 3001, 3500, 250, stable_failures=1)), ("rollback", 0, None)),
+        (FULL, look(103, counts(103, 3001, 3500, 250)), ("rollback", 0, None)),
         # the end
         (PROMOTE, look(101), ("done", 100, "promoted")),
         (dataclasses.replace(PROMOTE, stable=None), look(101), ("done", 100, "bootstrapped")),
@@ -144,23 +159,25 @@ def test_a_first_version_needs_no_stable() -> None:
     ("state", "weight"), [(SHADOW, 0), (CANARY, 5), (dataclasses.replace(CANARY, weight=3), 3)]
 )
 def test_an_undecided_release_is_held_at_the_weight_of_the_policy(state, weight) -> None:
+    state = dataclasses.replace(state, policy=HOLD)
     action = decide(HOLD, look(161, counts(161, 5, 5)), state)
     assert action == Action("done", weight, action.reason, "held")
     assert "5 of 20 requests" in action.reason
 
 
-def test_a_fault_in_a_long_step_is_seen_in_the_newest_looks() -> None:
+def test_a_fault_in_a_long_step_is_not_weighed_against_what_went_well() -> None:
     """10,000 good answers do not buy the right to fail 20 in a row."""
     state = CANARY
     for tick in range(1, 10):
-        state = feed(state, look(100 + tick, counts(100 + tick, 90_000, 10_000)))
-    action = decide(POLICY, look(111, counts(111, 90_180, 10_020, failures=20)), state)
+        state = feed(state, look(100 + tick, counts(100 + tick, 9_000 * tick, 1_000 * tick)))
+    action = decide(POLICY, look(110, counts(110, 81_180, 9_020, failures=20)), state)
     assert action.phase == "rollback" and "errors" in action.reason
 
 
 def test_nothing_advances_on_silence() -> None:
     """Plenty of requests at first, then none: whatever there is to see, nobody sees it."""
-    state, policy = CANARY, POLICY.model_copy(update={"canary": LONG})
+    policy = POLICY.model_copy(update={"canary": LONG})
+    state = dataclasses.replace(CANARY, policy=policy)
     now = counts(101, 1000, 1000)
     for tick in range(1, 20):
         action = decide(policy, look(100 + tick, at(now, 100 + tick)), state)
@@ -182,7 +199,7 @@ def at(seen: Counts, time: float) -> Counts:
 @pytest.mark.parametrize("start", [SHADOW, CANARY])
 def test_a_candidate_that_hangs_does_not_keep_its_users(start: State) -> None:
     policy = Policy.model_validate({**SETTINGS, "deploy": {"max_duration": "10s"}})
-    state = feed(start, look(105))
+    state = feed(dataclasses.replace(start, policy=policy), look(105))
     for tick in range(106, 116):
         hung = look(tick, candidate=STARTING)
         assert decide(policy, hung, state).phase == start.phase
@@ -239,19 +256,20 @@ def walk(policy: Policy, steps: list[dict], stable: int | None):
     """A release through an arbitrary world: its events, with what each was decided by."""
     events = [machine.begin("r", 2, stable, 100.0, policy)]
     state, now, epoch = machine.replay(events), 100.0, 0
-    totals = {"stable": 0, "candidate": 0, "failures": 0, "rows": 0, "bad": 0}
+    totals = {"stable": 0, "candidate": 0, "failures": 0, "rows": 0}
+    bad = 0.0
     trail: list[tuple[State, Evidence, Action]] = []
     for s in steps:
         now += s["wait"]
         if s["restart"]:
-            epoch, totals = epoch + 1, dict.fromkeys(totals, 0)
+            epoch, totals, bad = epoch + 1, dict.fromkeys(totals, 0), 0.0
         totals["stable"] += s["stable"]
         totals["candidate"] += s["candidate"]
         totals["failures"] += int(s["failed"] * s["candidate"])
         totals["rows"] += s["candidate"]
-        totals["bad"] += int(s["disagree"] * s["candidate"])
+        bad += s["disagree"] * s["candidate"]
         seen = counts(now, totals["stable"], totals["candidate"], totals["failures"],
-                      totals["rows"], totals["bad"])  # fmt: skip
+                      totals["rows"], bad)  # fmt: skip
         seen = seen.model_copy(update={"epoch": str(epoch)})
         evidence = look(
             now,
@@ -282,8 +300,9 @@ def test_the_weight_never_rises_without_evidence(policy, steps, stable) -> None:
     _, trail, _ = walk(policy, steps, stable)
     for state, evidence, action in trail:
         if action.weight > state.weight and stable is not None and action.phase != "done":
-            now = machine.fresh(policy, evidence, state)
+            now = evidence.counts
             assert now is not None and state.baseline is not None
+            assert abs(now.time - evidence.time) <= machine.STALE * policy.interval
             seen = machine.exposure(state, now)[1]
             wanted = policy.shadow if state.phase == "shadow" else policy.canary
             assert seen.requests >= wanted.min_requests

@@ -37,7 +37,7 @@ def test_a_good_policy_with_units(tmp_path: Path) -> None:
     local = environment(release, "local")
     assert isinstance(local, Local) and local.port == 8080
     assert local.policy.interval == 0.25 and local.policy.canary.max_duration == 120
-    assert environment(release, "staging").policy.canary.steps == (5, 25, 50, 100)
+    assert environment(release, "staging").policy.canary.steps == (5, 25, 50)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,8 @@ def test_a_good_policy_with_units(tmp_path: Path) -> None:
         ("[5, 25, 100]", "[5]\n        ramp: {harm_budget: 20}", 9, "steps and ramp exclude"),
         ("steps: [5, 25, 100]", "ramp: {harm_budget: 0}", 10, "greater than 0"),
         ("steps: [5, 25, 100]", "ramp: {budget: 20}", 10, "harm_budget"),
+        ("[5, 25, 100]", "[5, 101]", 10, "less than or equal to 100"),
+        ("max_duration: 2m", "max_duration: 2m\n      gates: {errors: {margin: 0}}", 12, "than 0"),
         ("[5, 25, 100]", "[0, 100]", 10, "greater than or equal to 1"),
         ("[5, 25, 100]", "[]", 9, "has no weight"),
         ("alpha: 0.05", "alpha: 0", 7, "greater than 0"),

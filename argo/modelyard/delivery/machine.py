@@ -8,30 +8,33 @@
 Without a stable version the way is preflight → deploy → promote → done: bootstrapped.
 
 The state is a fold of the release record and nothing else, so a controller that died
-goes on from where its record ends. Missing, old or restarted counts never advance a
-release; they can only let its time run out.
+goes on from where its record ends. The tests' state is a part of it: the fold does them
+again from the counts, and an e-value in the record that does not follow from the counts
+was edited. Missing, old or restarted counts never advance a release; they can only let its
+time run out. Nothing here looks at a clock or a file.
 """
 
 import functools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pydantic import ValidationError
 
-from modelyard.delivery.gates import Verdict, judge_errors, judge_latency, judge_predictions
+from modelyard.delivery.counts import arms, difference
+from modelyard.delivery.gates import Trial, Verdict, beyond
+from modelyard.delivery.harm import Outlook
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Evidence, Routes
 from modelyard.documents import ReleaseEvent, UserError
 from modelyard.documents.record import Decision, Phase
 
-RECENT, LAST = 8, 2
-"""looks in the two short windows"""
+RECENT = 8
+"""looks over which traffic must have come in, and its rate is taken"""
 STALE = 5
-"""intervals after which counts are too old to advance on"""
-ENOUGH = 25
-"""requests of stable in a window, below which stable of the whole release is the measure"""
-_TESTS = 6
-"""errors in three windows, latency in two, predictions in one"""
+"""intervals after which counts are too old to decide by"""
+_ROUNDING = 1e-3
+"""by which e-values, relatively, may differ between machines"""
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,29 @@ class State:
     phase: Phase = "preflight"
     weight: int = 0
     since: float = 0.0
-    """when this phase or weight began, s since the epoch"""
+    """when this phase or fixed step began, s since the epoch"""
     sequence: int = 0
     """of the next event"""
     ready: float = 0.0
     """when the candidate was last seen ready, s since the epoch"""
-    looks: int = 0
-    """with counts so far; each spends its part of alpha"""
     shadow_began: float = 0.0
-    first: Counts | None = None
-    """at the begin of the shadow: stable's exposure is counted from here on at 100 %"""
     baseline: Counts | None = None
-    """at the first look since this phase or weight was made real"""
+    """at the first look since this phase or fixed step was made real"""
+    last: Counts | None = None
+    """the newest that the tests have seen"""
     recent: tuple[Counts, ...] = ()
+    rate: float = 0.0
+    """requests of users a second, over the recent looks"""
+    mixed: bool = False
+    """live traffic has begun, but the next counts hold mirrored requests, too"""
     decision: Decision | None = None
     reason: str = ""
+    policy: Policy | None = None
+    """by which the release began; None once it has ended"""
+    tests: Trial | None = field(default=None, compare=False)
+    """follows from the counts, as all else does; None where nothing is compared"""
+    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """the newest look and what the tests say of it: `decide`, `event` and `apply` all ask"""
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,7 @@ def event(state: State, action: Action, evidence: Evidence) -> ReleaseEvent:
         phase=action.phase,
         weight=action.weight,
         evidence=evidence.model_dump(mode="json", exclude_none=True),
+        verdicts=tuple({**vars(verdict)} for verdict in judge(evidence, state)),
         decision=action.decision,
         reason=action.reason,
     )
@@ -139,23 +151,40 @@ def begin(
 def replay(events: Iterable[ReleaseEvent]) -> State:
     """The state at the end of a record.
 
+    The tests of a release that has ended are not done again: they decide nothing any more, and
+    a later modelyard may do others.
+
     Raises:
         UserError: events that this machine can't have written (the record was edited).
     """
     first, *rest = events
-    state = State(first.release, first.candidate, first.stable, since=first.time, sequence=1)
+    ended = bool(rest) and rest[-1].phase == "done"
+    state = State(
+        first.release,
+        first.candidate,
+        first.stable,
+        since=first.time,
+        sequence=1,
+        policy=None if ended else _policy(first),
+    )
     return functools.reduce(apply, rest, state)
 
 
 def apply(state: State, event: ReleaseEvent) -> State:
-    """The state after one more event."""
+    """The state after one more event.
+
+    Raises:
+        UserError: this machine can't have written it.
+    """
     _check(state, event)
     seen = _evidence(event)
-    counts = seen.counts if seen else None
+    tests, verdicts = _look(seen, state) if seen else (state.tests, ())
+    _check_verdicts(state, event, verdicts)
+    moved = event.phase != state.phase or _steps(state, event.weight)
+    goes_live = moved and event.phase == "canary" and state.phase == "shadow"
     ready = seen is not None and seen.candidate.status == "ready"
-    moved = (event.phase, event.weight) != (state.phase, state.weight)
     state = replace(
-        state,
+        _counted(state, seen, moved),
         phase=event.phase,
         weight=event.weight,
         stable=event.stable,
@@ -165,26 +194,98 @@ def apply(state: State, event: ReleaseEvent) -> State:
         sequence=event.sequence + 1,
         decision=event.decision,
         reason=event.reason,
-        baseline=None if moved else state.baseline,
-        recent=() if moved else state.recent,
+        tests=tests,
+        memo={},
     )
+    if event.phase == "done":
+        return replace(
+            state,
+            policy=None,
+            tests=None,
+            baseline=None,
+            last=None,
+            recent=(),
+            rate=0.0,
+            mixed=False,
+        )
     if moved and event.phase == "shadow":
-        state = replace(state, shadow_began=event.time)
-    if counts is None or event.phase not in ("shadow", "canary"):
-        return state
-    state = replace(state, looks=state.looks + 1)
+        trial = Trial.begin(state.policy) if state.policy else None
+        return replace(state, shadow_began=event.time, tests=trial)
+    if goes_live:
+        state = replace(state, mixed=True, tests=tests and tests.go_live())
+    if moved and event.phase == "canary" and event.weight == 100:
+        state = replace(state, tests=state.tests and state.tests.at_full())
+    return state
+
+
+def _steps(state: State, weight: int) -> bool:
+    """Whether a weight is another fixed step. A ramp is one step, whatever its weight."""
+    ramps = state.policy is not None and state.policy.canary.ramp is not None
+    return weight != state.weight and not (ramps and state.phase == "canary")
+
+
+def _counted(state: State, seen: Evidence | None, moved: bool) -> State:
+    """The counts that later ones are compared with."""
+    counts = _usable(seen, state) if seen else None
+    if counts is None:
+        return replace(state, baseline=None, recent=()) if moved else state
+    if not _continues(state.last, counts):
+        state = replace(state, baseline=None, recent=())
+    state = replace(state, last=counts, rate=_rate(state, counts), mixed=False)
     if moved:
         # These belong to what was before. What comes in until the new routes are live, also after
         # a crash, does so, too.
-        return state
-    if not _continues(state.baseline, counts) or not _continues(state.first, counts):
-        state = replace(state, first=None, baseline=None, recent=())
+        return replace(state, baseline=None, recent=())
     return replace(
         state,
-        first=state.first or counts,
         baseline=state.baseline or counts,
         recent=(*state.recent, counts)[-RECENT:],
     )
+
+
+def _usable(evidence: Evidence, state: State) -> Counts | None:
+    """The counts, if they are wanted and recent."""
+    counts = evidence.counts
+    if counts is None or state.phase not in ("shadow", "canary"):
+        return None
+    if state.policy and abs(evidence.time - counts.time) > STALE * state.policy.interval:
+        return None
+    return counts
+
+
+def _rate(state: State, counts: Counts) -> float:
+    """Requests of users a second lately; a mirrored one has no user."""
+    first = state.recent[0] if state.recent else counts
+    if counts.time <= first.time:
+        return state.rate
+    stable, candidate = arms(first, counts)
+    users = stable.requests - (counts.replayed.requests - first.replayed.requests)
+    users += candidate.requests if state.phase == "canary" else 0
+    return max(0, users) / (counts.time - first.time)
+
+
+def judge(evidence: Evidence, state: State) -> tuple[Verdict, ...]:
+    """The verdicts of all gates that apply; none where the look tells nothing new."""
+    return _look(evidence, state)[1]
+
+
+def _look(evidence: Evidence, state: State) -> tuple[Trial | None, tuple[Verdict, ...]]:
+    """The tests after a look, and what they say."""
+    if state.memo.get("evidence") != evidence:
+        state.memo.update(evidence=evidence, found=_test(evidence, state))
+    return state.memo["found"]
+
+
+def _test(evidence: Evidence, state: State) -> tuple[Trial | None, tuple[Verdict, ...]]:
+    counts, shadow = _usable(evidence, state), state.phase == "shadow"
+    if counts is None or state.tests is None or state.last is None:
+        return state.tests, ()
+    if not _continues(state.last, counts):
+        return state.tests, ()
+    tests = state.tests.after(difference(state.last, counts), live=not shadow)
+    if state.mixed:
+        tests = tests.anew()
+    return tests, tests.verdicts(shadow)
 
 
 def _check(state: State, event: ReleaseEvent) -> None:
@@ -200,18 +301,45 @@ def _check(state: State, event: ReleaseEvent) -> None:
     allowed = _NEXT[state.phase] | {state.phase, "rollback"}
     if event.phase not in allowed:
         raise UserError(f"{where}: {event.phase} can't follow {state.phase}")
-    if event.phase == "canary" and event.weight < state.weight:
+    falls = event.phase == "canary" and event.weight < state.weight
+    if falls and state.policy and not state.policy.canary.ramp:
         raise UserError(f"{where}: the weight fell from {state.weight} to {event.weight}")
-    if event.phase == "canary" and event.weight > state.weight and not _has_counts(event):
-        raise UserError(f"{where}: the weight rose to {event.weight} without evidence")
     taken_over = event.decision in ("promoted", "bootstrapped")
     if event.stable != (event.candidate if taken_over else state.stable):
         raise UserError(f"{where}: stable changed from {state.stable} to {event.stable}")
 
 
-def _has_counts(event: ReleaseEvent) -> bool:
-    seen = _evidence(event)
-    return seen is not None and seen.counts is not None
+def _check_verdicts(state: State, event: ReleaseEvent, verdicts: tuple[Verdict, ...]) -> None:
+    """The e-values follow from the counts, and the weight from the e-values."""
+    if state.policy is None:
+        return
+    where = f"release {event.release}, event {event.sequence}"
+    written = [(v.get("gate"), v.get("e")) for v in event.verdicts]
+    found = [(v.gate, v.e) for v in verdicts]
+    same = len(written) == len(found) and all(
+        a == b and isinstance(e, float | int) and abs(e - f) <= _ROUNDING * (abs(f) + _ROUNDING)
+        for (a, e), (b, f) in zip(written, found, strict=True)
+        if f is not None
+    )
+    if not same:
+        raise UserError(
+            f"{where}: its e-values do not follow from its counts; a record is not to be edited: "
+            "restore it, or move it away to start a new release"
+        )
+    if event.weight <= state.weight or state.stable is None or event.phase == "rollback":
+        return
+    if not verdicts or any(v.outcome == "fail" for v in verdicts):
+        raise UserError(f"{where}: the weight rose to {event.weight} without evidence")
+    if event.weight == 100 and any(v.outcome != "pass" for v in verdicts if not v.of_slice):
+        raise UserError(f"{where}: the weight rose to 100 without proof")
+
+
+def _policy(first: ReleaseEvent) -> Policy:
+    try:
+        return Policy.model_validate(first.policy)
+    except ValidationError as error:
+        what = error.errors()[0]["msg"]
+        raise UserError(f"release {first.release}, event 0: not a policy ({what})") from None
 
 
 def _evidence(event: ReleaseEvent) -> Evidence | None:
@@ -254,107 +382,149 @@ def _deploy(policy: Policy, evidence: Evidence, state: State) -> Action:
 
 
 def _watch(policy: Policy, evidence: Evidence, state: State) -> Action:
+    if policy != state.policy:
+        raise UserError(
+            f"the policy is not the one that release {state.release} began with: put "
+            "argo/release.yaml back as it was, or end the release with `modelyard release step "
+            "rollback`; a release is decided by the limits that were set before it"
+        )
     if evidence.candidate.status in ("absent", "failed"):
         return roll_back(f"the candidate's servers ended: {evidence.candidate.detail}")
     silent = evidence.time - state.ready
     if evidence.candidate.status != "ready" and silent > policy.deploy.max_duration:
         why = f"the candidate has not been ready for {silent:.0f} s"
         return roll_back(f"{why}: {evidence.candidate.detail}")
-    verdicts = list(judge(policy, evidence, state))
-    failed = next((v for _, v in verdicts if v.outcome == "fail"), None)
+    verdicts = judge(evidence, state)
+    failed = next((v for v in verdicts if v.outcome == "fail"), None)
     if failed:
         return roll_back(f"{failed.gate}: {failed.text}")
+    unclear = _unclear(evidence, state, verdicts)
+    if policy.canary.ramp and state.phase == "canary":
+        action = _ramp(policy, evidence, state, verdicts, unclear)
+    else:
+        action = _step(policy, evidence, state, verdicts, unclear)
     phase = policy.shadow if state.phase == "shadow" else policy.canary
-    missing = _missing(policy, evidence, state, verdicts)
-    if missing is None:
-        return _advance(policy, state)
     elapsed = _elapsed(evidence, state)
-    if elapsed > phase.max_duration:
-        return _inconclusive(policy, state, f"undecided after {elapsed:.0f} s: {missing}")
-    return Action(state.phase, state.weight, missing)
-
-
-def judge(policy: Policy, evidence: Evidence, state: State) -> Iterator[tuple[str, Verdict]]:
-    """The verdicts of all gates that apply, each with its window.
-
-    `step` is everything since this weight began; `recent` and `last` are the newest looks,
-    in which a fault that has just come is not diluted by what went well before. alpha is split
-    evenly over gates and windows, and over the looks as 1 / (k (k + 1)), which sums to 1
-    however many there will be (Bonferroni).
-    """
-    counts, gates = fresh(policy, evidence, state), policy.gates
-    if counts is None or state.baseline is None or state.first is None:
-        return
-    look = state.looks + 1
-    alpha = policy.alpha / (look * (look + 1)) / _TESTS
-    earlier = _arms(state.first, counts)[0]
-    windows = {
-        "step": state.baseline,
-        "recent": state.recent[0],
-        "last": state.recent[-LAST:][0],
-    }
-    for window, start in windows.items():
-        stable, candidate = _arms(start, counts)
-        # At 100 % stable has no traffic of its own but stragglers. A few requests tell nothing:
-        # one failure among them would excuse any candidate, and none would hide its failures.
-        if state.weight == 100 or stable.requests < ENOUGH:
-            stable = earlier
-        yield window, judge_errors(gates.errors, stable, earlier, candidate, alpha)
-        if gates.latency and window != "last":
-            yield window, judge_latency(gates.latency, stable, candidate, alpha)
-    if gates.predictions and state.phase == "shadow" and counts.pairs:
-        yield "step", judge_predictions(gates.predictions, counts.pairs, alpha)
-
-
-def fresh(policy: Policy, evidence: Evidence, state: State) -> Counts | None:
-    """The counts, if they are recent and go on from those the state holds."""
-    counts = evidence.counts
-    if counts is None or abs(evidence.time - counts.time) > STALE * policy.interval:
-        return None
-    return counts if _continues(state.baseline, counts) else None
+    stays = action.phase == state.phase and not _steps(state, action.weight)
+    if stays and elapsed > phase.max_duration:
+        return _inconclusive(policy, state, f"undecided after {elapsed:.0f} s: {action.reason}")
+    return action
 
 
 def exposure(state: State, counts: Counts) -> tuple[Arm, Arm]:
     """Stable's and the candidate's counts in this phase or weight so far."""
-    return _arms(state.baseline or counts, counts)
+    return arms(state.baseline or counts, counts)
 
 
-def _missing(
-    policy: Policy, evidence: Evidence, state: State, verdicts: list[tuple[str, Verdict]]
-) -> str | None:
-    """What is still wanting before the next step; None if nothing is."""
-    counts = fresh(policy, evidence, state)
-    if counts is None or not verdicts:
+def _unclear(evidence: Evidence, state: State, verdicts: tuple[Verdict, ...]) -> str | None:
+    """Why nothing can be decided by this look; None if something can."""
+    if not verdicts or evidence.counts is None:
         return "no evidence: " + (evidence.note or "the counts are old or began anew")
     if not _stable_ready(evidence) or evidence.candidate.status != "ready":
         return "a server is not ready"
-    wanted = (policy.shadow if state.phase == "shadow" else policy.canary).min_requests
-    seen = exposure(state, counts)[1].requests
-    if seen < wanted:
-        return f"{seen} of {wanted} requests"
-    if not _arms(state.recent[0], counts)[1].requests:
+    if state.baseline is None:
+        return f"the first counts at {state.weight} %"
+    if not arms(state.recent[0], evidence.counts)[1].requests:
         return f"no requests in the last {len(state.recent)} looks"
-    served = _arms(state.first or counts, counts)[0].requests
-    if served < wanted:
-        return f"{served} of {wanted} requests at stable"
-    if policy.gates.predictions and state.phase == "shadow":
-        rows = counts.pairs.rows if counts.pairs else 0
-        if rows < wanted:
-            return f"{rows} of {wanted} paired predictions"
-    open_ = next((v for w, v in verdicts if w == "step" and v.outcome != "pass"), None)
-    if open_:
-        return f"{open_.gate}: {open_.text}"
-    if state.phase == "canary" and _elapsed(evidence, state) < policy.canary.min_duration:
-        return f"all gates pass; a step lasts {policy.canary.min_duration:g} s"
     return None
 
 
-def _advance(policy: Policy, state: State) -> Action:
-    now = state.weight if state.phase == "canary" else 0
-    later = next((w for w in policy.canary.steps if w > now), None)
+def _wanting(policy: Policy, evidence: Evidence, state: State) -> str | None:
+    """What else is wanting before the next step, proof aside; None if nothing is."""
+    assert evidence.counts is not None
+    shadow, counts = state.phase == "shadow", evidence.counts
+    wanted = (policy.shadow if shadow else policy.canary).min_requests
+    stable, candidate = exposure(state, counts)
+    if candidate.requests < wanted:
+        return f"{candidate.requests} of {wanted} requests"
+    paired = counts.pairs.requests if counts.pairs else 0
+    if shadow and policy.gates.predictions and paired < wanted:
+        return f"{paired} of {wanted} paired requests"
+    if state.weight == 100 and state.tests:
+        stable = state.tests.stable()
+    apart = beyond(policy.gates, stable, candidate)
+    if apart:
+        return apart
+    if not shadow and _elapsed(evidence, state) < policy.canary.min_duration:
+        return f"all is well so far; it has to be for {policy.canary.min_duration:g} s"
+    return None
+
+
+def _unproven(verdicts: Iterable[Verdict]) -> str | None:
+    """The first gate that is not proven; None if all are. A slice holds nothing up."""
+    for verdict in verdicts:
+        if verdict.outcome != "pass" and not verdict.of_slice:
+            more = f"; about {verdict.more} more requests would decide" if verdict.more else ""
+            return f"{verdict.gate}: not proven yet: {verdict.text}{more}"
+    return None
+
+
+def _step(
+    policy: Policy,
+    evidence: Evidence,
+    state: State,
+    verdicts: tuple[Verdict, ...],
+    unclear: str | None,
+) -> Action:
+    """The shadow's end, or the next fixed weight. All users come only after proof."""
+    waiting = unclear or _wanting(policy, evidence, state)
+    if waiting:
+        return Action(state.phase, state.weight, waiting)
+    if state.phase == "shadow":
+        waiting = _unproven(v for v in verdicts if v.gate == "predictions")
+        later = (
+            outlook(policy, evidence, state).weight()
+            if policy.canary.ramp
+            else policy.canary.steps[0]
+        )
+        if later == 0:
+            waiting = waiting or "1 % of the traffic could cost more than the harm budget"
+    else:
+        later = next((w for w in policy.canary.steps if w > state.weight), None)
+        waiting = _unproven(verdicts) if later in (None, 100) else None
+    if waiting:
+        return Action(state.phase, state.weight, waiting)
     if later is None:
-        return Action("promote", 100, "all steps passed")
-    return Action("canary", later, "all gates pass")
+        return Action("promote", 100, "every gate is proven within its limit")
+    return Action("canary", later, "all gates are within their limits")
+
+
+def _ramp(
+    policy: Policy,
+    evidence: Evidence,
+    state: State,
+    verdicts: tuple[Verdict, ...],
+    unclear: str | None,
+) -> Action:
+    """The weight that the harm budget affords, until all gates are proven."""
+    waiting = unclear or _wanting(policy, evidence, state) or _unproven(verdicts)
+    if waiting is None:
+        return Action("promote", 100, "every gate is proven within its limit")
+    seen = outlook(policy, evidence, state)
+    weight = seen.weight()
+    if weight == 0:
+        return _inconclusive(policy, state, f"{seen}; undecided: {waiting}")
+    if unclear:
+        weight = min(weight, state.weight)
+    return Action("canary", weight, f"{waiting}; {seen}")
+
+
+def outlook(policy: Policy, evidence: Evidence, state: State) -> Outlook:
+    """What the ramp's next weight is chosen by."""
+    assert policy.canary.ramp is not None
+    tests, verdicts = _look(evidence, state)
+    counts = evidence.counts if verdicts else state.last
+    assert tests is not None
+    age = max(0.0, evidence.time - counts.time) if counts else 0.0
+    rate = _rate(state, counts) if counts else state.rate
+    shadow = state.phase == "shadow"
+    return Outlook(
+        left=policy.canary.ramp.harm_budget - max(0.0, tests.excess),
+        bound=1.0 if shadow else tests.excess_bound(),
+        shadow_bound=tests.excess_bound() if shadow else tests.shadow_bound,
+        # The counts' age, the time to the next look, and as much again to act on it.
+        requests=rate * (age + 2 * policy.interval),
+    )
 
 
 def _inconclusive(policy: Policy, state: State, why: str) -> Action:
@@ -368,7 +538,7 @@ def _promote(policy: Policy, evidence: Evidence, state: State) -> Action:
     if evidence.candidate.status == "ready":
         if state.stable is None:
             return Action("done", 100, "first version, healthy at 100 %", "bootstrapped")
-        return Action("done", 100, "all gates passed at every weight", "promoted")
+        return Action("done", 100, "every gate was proven within its limit", "promoted")
     if evidence.candidate.status in ("absent", "failed"):
         return roll_back(f"the candidate's servers ended at 100 %: {evidence.candidate.detail}")
     if _elapsed(evidence, state) > policy.deploy.max_duration:
@@ -405,20 +575,7 @@ def _continues(before: Counts | None, now: Counts) -> bool:
     return before.epoch == now.epoch and all(
         (b or Arm()).requests <= (n or Arm()).requests
         and (b or Arm()).failures <= (n or Arm()).failures
+        and sum((b or Arm()).latency.values()) <= sum((n or Arm()).latency.values())
+        and sum((b or Arm()).scores.values()) <= sum((n or Arm()).scores.values())
         for b, n in pairs
-    )
-
-
-def _arms(before: Counts, now: Counts) -> tuple[Arm, Arm]:
-    return (
-        _minus(now.stable or Arm(), before.stable or Arm()),
-        _minus(now.candidate or Arm(), before.candidate or Arm()),
-    )
-
-
-def _minus(now: Arm, before: Arm) -> Arm:
-    return Arm(
-        requests=now.requests - before.requests,
-        failures=now.failures - before.failures,
-        latency={edge: count - before.latency.get(edge, 0) for edge, count in now.latency.items()},
     )

@@ -1,0 +1,51 @@
+"""The harm budget: how much traffic an unproven candidate may have.
+
+The budget is a number of failed requests that the candidate may cost users, beyond those that
+stable would have had. At every look the next weight is the largest whose exposure until the
+next decision, times the upper confidence bound of the excess failure rate, stays inside of
+what is left.
+"""
+
+import math
+from dataclasses import dataclass
+
+HIGHEST = 50
+"""per cent: above, proof gets slower again, because stable has less traffic to compare with"""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known when a weight is chosen."""
+
+    left: float
+    """of the budget, failed requests"""
+    bound: float
+    """upper bound of the excess failure rate of live requests"""
+    shadow_bound: float
+    """the same of mirrored requests"""
+    requests: float
+    """of all users until the next decision is carried out"""
+
+    def weight(self) -> int:
+        """The largest weight that is affordable, per cent; 0: none is.
+
+        1 % is needed to learn anything of live traffic. For that much, what the shadow has
+        proven is enough.
+        """
+        if self.left <= 0:
+            return 0
+        if self.requests <= 0:
+            return HIGHEST
+        if self.cost(1) > self.left:
+            return int(min(self.bound, self.shadow_bound) * self.requests <= 100 * self.left)
+        return min(HIGHEST, math.floor(100 * self.left / (self.bound * self.requests)))
+
+    def cost(self, weight: int) -> float:
+        """Failed requests at most, at a weight."""
+        return self.bound * self.requests * weight / 100
+
+    def __str__(self) -> str:
+        return (
+            f"{max(0.0, self.left):.1f} failed requests of the harm budget are left, "
+            f"{self.bound:.2%} more failures than stable's are possible"
+        )
