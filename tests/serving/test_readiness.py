@@ -10,7 +10,8 @@ import pytest
 from modelyard.documents import Manifest, UserError, write_manifest
 from modelyard.documents.signature import Task
 from modelyard.serving.model import Model
-from modelyard.serving.testing import serve
+from modelyard.serving.runtime import runtime_of
+from modelyard.serving.testing import draw_rows, serve
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -104,12 +105,36 @@ def test_a_reference_that_cannot_be_read(
         Model(package)
 
 
-def test_a_graph_that_cannot_be_loaded(copy: Callable[[Task], Path]) -> None:
+@pytest.mark.parametrize("file", ["model.onnx", "model.pt2"])
+def test_a_graph_that_cannot_be_loaded(file: str, copy: Callable[[Task], Path]) -> None:
     package = copy("binary")
-    (package / "model.pt2").write_bytes(b"nothing")
+    (package / "model.onnx").unlink()
+    (package / file).write_bytes(b"nothing")
     sign_again(package)
-    with pytest.raises(UserError, match="can't load model.pt2"):
+    with pytest.raises(UserError, match=f"can't load {file}"):
         Model(package)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_both_runtimes_pass_the_self_check(task: Task, copy: Callable[[Task], Path]) -> None:
+    package = copy(task)
+    assert runtime_of(package) == "onnxruntime"
+    onnx = Model(package)
+    (package / "model.onnx").unlink()
+    sign_again(package)
+    assert runtime_of(package) == "torch"
+    rows = draw_rows(onnx.signature, 50)
+    found = onnx.graph(*onnx.encoder.encode(rows))
+    expected = Model(package).graph(*onnx.encoder.encode(rows))
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_setting_that_is_no_number_keeps_a_server_from_getting_ready(
+    package: Callable[[Task], Path], service: Path
+) -> None:
+    for name in ("MODELYARD_PREDICTION_LOG_FLUSH", "MODELYARD_DRAIN"):
+        with serve(service, package("binary"), path="/livez", **{name: "soon"}) as running:
+            assert f"{name}=soon: must be seconds" in running.client.get("/model").json()["error"]
 
 
 def test_a_changed_file_is_named(copy: Callable[[Task], Path]) -> None:

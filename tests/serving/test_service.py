@@ -126,6 +126,7 @@ MALFORMED: list[tuple[str, str | bytes, int, int | None, str | None]] = [
     ("null", "null", 400, None, None),
     ("no rows", "{}", 400, None, None),
     ("rows is an object", '{"rows": {}}', 400, None, None),
+    ("columns is a list", '{"columns": []}', 400, None, None),
     ("rows twice", '{"rows": [], "rows": []}', 400, None, None),
     ("a field twice", json.dumps({"rows": [ROW]}).replace("}]", ', "hour": 9}]'), 400, None, None),
     ("more than rows", '{"rows": [], "x": 1}', 400, None, None),
@@ -196,11 +197,8 @@ def test_every_prediction_is_logged_with_its_request_id(server: Servers) -> None
     predict(running, ROW | {"hour": 99}, **{"x-request-id": "refused"})
     end = time.monotonic() + 20
     while time.monotonic() < end:
-        entries = [
-            json.loads(line)
-            for file in running.predictions.glob("*.jsonl")
-            for line in file.read_text().split("\n")[:-1]
-        ]
+        files = running.predictions.glob("[!.]*.parquet")
+        entries = [row for file in files for row in pl.read_parquet(file).to_dicts()]
         mine = [e for e in entries if e["request_id"] == "log-me"]
         if len(mine) == 2:
             break
@@ -226,7 +224,7 @@ def test_metrics_count_predictions_and_scores_by_version(task: Task, server: Ser
     assert metrics.count("modelyard_score_bucket") > 10
     named = r'bentoml_service_request_duration_seconds_bucket{endpoint="/predict",.*le="([\d.]+)"'
     edges = sorted({float(edge) for edge in re.findall(named, metrics)})
-    assert edges[0] == 0.001 and len(edges) > 90
+    assert edges[0] < 0.001 and edges[-1] > 60
     assert all(after / before < 1.11 for before, after in itertools.pairwise(edges[:-1]))
 
 

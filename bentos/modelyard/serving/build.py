@@ -20,6 +20,7 @@ from typing import Any
 from modelyard.documents import UserError, releases, verify_package
 from modelyard.serving.closure import pinned, write_wheel
 from modelyard.serving.package import newest, versions
+from modelyard.serving.runtime import runtime_of
 
 STATE = Path(".modelyard")
 
@@ -119,7 +120,8 @@ def _assemble(
     wheel = write_wheel(context / "wheels")
     own = project.get("optional-dependencies", {}).get("serving", [])
     # BentoML adds itself; modelyard comes as the wheel.
-    pins = pinned(["modelyard[serving]", *own], without={"bentoml", "modelyard"})
+    needs = ["modelyard[serving]", runtime_of(package), *own]
+    pins = pinned(needs, without={"bentoml", "modelyard"})
     requirements = [*pins, f"./wheels/{wheel.name}"]
     (context / "requirements.txt").write_text("\n".join(requirements) + "\n")
 

@@ -1,27 +1,17 @@
 """From the rows of a request to the graph's two tensors, through the signature."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 
 from modelyard.documents import Signature
 from modelyard.documents.signature import Category, Input, Number
-
-Row = dict[str, Any]
-"""input → number, string or None"""
+from modelyard.serving.rows import Row, RowError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MOST_ERRORS = 100
 MOST_VALUES = 20
-
-
-class RowError(NamedTuple):
-    """What is wrong with one field of one row; `field` is empty where the row itself is."""
-
-    row: int
-    field: str
-    message: str
 
 
 class Encoder:
@@ -43,7 +33,7 @@ class Encoder:
                 errors.append(RowError(index, "", f"must be an object, not {_kind(row)}"))
             else:
                 if row.keys() != self._checks.keys():
-                    errors += self._wrong_names(index, row)
+                    errors += self.wrong_names(index, row)
                 for name, check in self._checks.items():
                     if name in row and (message := check(row[name])):
                         errors.append(RowError(index, name, message))
@@ -63,7 +53,11 @@ class Encoder:
             np.array(categories, dtype=np.int64).reshape(len(rows), len(self._codes)),
         )
 
-    def _wrong_names(self, index: int, row: dict[str, Any]) -> list[RowError]:
+    def check(self, name: str, value: Any) -> str | None:
+        """What is wrong with a value of this input, if anything is."""
+        return self._checks[name](value)
+
+    def wrong_names(self, index: int, row: Collection[str]) -> list[RowError]:
         missing = [name for name in self._checks if name not in row]
         unknown = [name for name in row if name not in self._checks]
         return [

@@ -2,16 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 
 from modelyard.documents import Signature, UserError, verify_package
-from modelyard.serving.encoding import Encoder, Row
-
-Prediction = TypedDict("Prediction", {"score": float | list[float], "class": NotRequired[str]})
-"""`score`: the probability of `classes[1]` (binary), of each class (multiclass), or the
-value (regression). `class`: the likeliest class; a regression has none."""
+from modelyard.serving.encoding import Encoder
+from modelyard.serving.rows import Prediction, Row
+from modelyard.serving.runtime import load_graph
 
 SELF_CHECK_ROWS = 256
 TOLERANCE = 1e-4
@@ -24,33 +22,20 @@ class Model:
         """Load and check a package.
 
         Raises:
-            UserError: a file is missing or changed, this torch can't load the graph, or
+            UserError: a file is missing or changed, the runtime can't load the graph, or
                 the graph's scores for `reference.parquet` are not those of the training.
         """
-        import torch
-
-        torch.set_num_threads(1)  # one thread a worker: more workers, not more threads
         _, self.signature, _ = verify_package(package)
         self.encoder = Encoder(self.signature)
-        try:
-            self._graph = torch.export.load(package / "model.pt2").module()
-        except Exception as error:
-            raise UserError(
-                f"model package {package}: torch {torch.__version__} can't load model.pt2: {error}"
-            ) from error
+        self.graph = load_graph(package)
         self._check(package / "reference.parquet")
 
-    def scores(self, rows: list[Row]) -> np.ndarray:
-        """float32 [N], or [N, classes] of a multiclass model."""
-        import torch
-
-        numbers, categories = self.encoder.encode(rows)
-        with torch.inference_mode():
-            return self._graph(torch.from_numpy(numbers), torch.from_numpy(categories)).numpy()
-
     def predict(self, rows: list[Row]) -> list[Prediction]:
-        """One prediction a row, in the order of the rows."""
-        scores = self.scores(rows)
+        """One prediction a row, in the order of the rows, which fit the signature."""
+        return self.predictions(self.graph(*self.encoder.encode(rows)))
+
+    def predictions(self, scores: np.ndarray) -> list[Prediction]:
+        """Scores [N] or [N, classes] with the class that each row most likely has."""
         classes = self.signature.classes
         if self.signature.task == "regression":
             return [{"score": score} for score in scores.tolist()]
@@ -62,6 +47,14 @@ class Model:
             for s, c in zip(scores.tolist(), likeliest, strict=True)
         ]
 
+    def columns(self, scores: np.ndarray) -> dict[str, Any]:
+        """The same as columns: `score` and, of a classification, `class`."""
+        classes = self.signature.classes
+        if self.signature.task == "regression":
+            return {"score": scores.tolist()}
+        codes = scores >= 0.5 if self.signature.task == "binary" else scores.argmax(axis=1)
+        return {"score": scores.tolist(), "class": [classes[code] for code in codes.tolist()]}
+
     def _check(self, reference: Path) -> None:
         """Score rows of the reference as a request would, and compare with the trainer's scores.
 
@@ -72,7 +65,7 @@ class Model:
         if errors := self.encoder.errors(rows):
             index, field, message = errors[0]
             raise UserError(f"{where}: row {index}: {field}: {message}; train the model again")
-        found = self.scores(rows)
+        found = self.graph(*self.encoder.encode(rows))
         if found.shape != expected.shape:
             raise UserError(
                 f"{where}: the graph's scores have shape {found.shape}, "
@@ -91,19 +84,23 @@ class Model:
 
 
 def _reference(path: Path, signature: Signature) -> tuple[list[Any], np.ndarray]:
-    """Rows spread over the file, and the trainer's scores for them (float32, as `Model.scores`)."""
-    import polars as pl
+    """Rows spread over the file, and the trainer's scores for them (float32, as the graph's)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     inputs = [i.name for i in signature.inputs]
     multiclass = signature.task == "multiclass"
     scores = [f"score_{c}" for c in signature.classes] if multiclass else ["score"]
     try:
-        frame = pl.read_parquet(path, columns=inputs + scores)
-    except (OSError, pl.exceptions.PolarsError) as error:
+        table = pq.ParquetFile(path).read(inputs + scores, use_threads=False)
+    except (OSError, KeyError, pa.ArrowException) as error:
         raise UserError(f"{path}: self-check failed: {error}; train the model again") from None
-    if frame.is_empty():
+    if not table.num_rows:
         raise UserError(f"{path}: self-check failed: no rows; train the model again")
-    frame = frame.gather_every(max(1, len(frame) // SELF_CHECK_ROWS))
-    expected = frame.select(scores).to_numpy().astype(np.float32)
-    rows = frame.select(inputs).fill_nan(None).to_dicts()
+    table = table.take(np.arange(0, table.num_rows, max(1, table.num_rows // SELF_CHECK_ROWS)))
+    expected = np.column_stack([table[name].to_numpy() for name in scores]).astype(np.float32)
+    rows = [
+        {name: None if value != value else value for name, value in row.items()}  # NaN is missing
+        for row in table.select(inputs).to_pylist()
+    ]
     return rows, expected if multiclass else expected[:, 0]

@@ -1,5 +1,6 @@
-"""What was asked and answered, as JSON lines, written beside the requests, not within them."""
+"""What was asked and answered, as Parquet files, written beside the requests, not within them."""
 
+import io
 import logging
 import os
 import socket
@@ -7,103 +8,275 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from pydantic_core import to_json
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.json
+import pyarrow.parquet
+from pydantic_core import from_json
 
-from modelyard.serving.encoding import Row
+from modelyard.documents import Signature, UserError
+from modelyard.documents.signature import Number
+from modelyard.serving.parsing import Form
 
 CAPACITY = 100_000
 """rows that may wait for the writer"""
+CAPACITY_BYTES = 64 * 2**20
+"""of the bodies that may wait"""
+FILE_ROWS = 50_000
+FLUSH_S = 10.0
+TABLE_S = 0.25
+"""seconds between two turns of the writer, which makes a table of what has come meanwhile"""
 
-logger = logging.getLogger("modelyard.serving")
+logger = logging.getLogger("bentoml.modelyard")
+
+
+class Entry(NamedTuple):
+    """One answered request. Its body is parsed again by the writer, outside of Python's lock."""
+
+    time: float
+    """seconds since the epoch"""
+    request_id: str
+    form: Form
+    body: bytes
+    scores: np.ndarray
+    """[N] or [N, classes]"""
+    classes: list[str] | None
+    """None: the likeliest, as the scores say"""
 
 
 class PredictionLog:
     """A writer thread behind a bounded queue; a full queue or disk loses rows, not requests.
 
-    Each line: `time` (seconds since the epoch), `request_id`, `version`, `row`,
-    `inputs`, `score`. One file a process, so that workers need no lock.
+    Columns: `time` (s since the epoch), `request_id`, `version`, `row`, `inputs` (a
+    struct), `score`, and `class` of a classification. A request's rows stand together. A
+    file is there whole or not at all; a process has its own, so that workers need no lock.
     """
 
     def __init__(
         self,
-        folder: Path,
+        place: str,
         version: int,
+        signature: Signature,
         lost: Callable[[int], None],
+        flush_s: float = FLUSH_S,
         capacity: int = CAPACITY,
     ) -> None:
-        """`lost` is told how many rows could not be written."""
-        self.path = folder / f"v{version}-{socket.gethostname()}-{os.getpid()}.jsonl"
-        self._version = version
+        """
+        Args:
+            place: a folder, or the URL of one in object storage (s3://, gs://, abfss:// …).
+            lost: is told how many rows could not be written.
+            flush_s: seconds after which rows are in a file, if there are any.
+
+        Raises:
+            UserError: there is no such kind of storage.
+        """
+        self._files = _files(place, version)
+        self._tables = _Tables(signature, version)
         self._lost = lost
+        self._flush_s = flush_s
         self._capacity = capacity
-        self._waiting: list[tuple[float, str, list[Row], list[float | list[float]]]] = []
-        self._rows = 0
-        self._closed = False
+        self._waiting: list[Entry] = []
+        self._rows = self._bytes = 0
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
         self._failing = False
-        self._wake = threading.Condition()
         self._writer = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._writer.start()
 
-    def put(self, request_id: str, rows: list[Row], scores: list[float | list[float]]) -> None:
+    def put(self, entry: Entry) -> None:
         """Hand one request's rows to the writer; never waits for a disk."""
-        with self._wake:
-            accepted = self._rows + len(rows) <= self._capacity and not self._closed
+        rows, size = len(entry.scores), len(entry.body)
+        with self._lock:
+            accepted = (
+                self._rows + rows <= self._capacity
+                and self._bytes + size <= CAPACITY_BYTES
+                and not self._closed.is_set()
+            )
             if accepted:
-                self._waiting.append((time.time(), request_id, rows, scores))
-                self._rows += len(rows)
-                self._wake.notify()
+                self._waiting.append(entry)
+                self._rows += rows
+                self._bytes += size
         if not accepted:
-            self._lost(len(rows))
+            self._lost(rows)
 
-    def close(self, timeout: float = 5) -> None:
+    def close(self, timeout: float = 10) -> None:
         """Write what waits, for at most `timeout` seconds."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
+        with self._lock:
+            self._closed.set()
         self._writer.join(timeout)
 
     def _run(self) -> None:
+        tables: list[pa.Table] = []
+        since = time.monotonic()
         while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._waiting or self._closed)
-                batch, self._waiting, self._rows = self._waiting, [], 0
-                if not batch:
-                    return
-            try:
-                self._append(b"".join(self._lines(batch)))
-                self._failing = False
-            except Exception as error:
-                self._lost(sum(len(rows) for _, _, rows, _ in batch))
-                if not self._failing:
-                    logger.error("prediction log %s: rows are lost: %s", self.path, error)
-                self._failing = True
+            closed = self._closed.wait(min(TABLE_S, self._flush_s))
+            with self._lock:
+                entries, self._waiting, self._rows, self._bytes = self._waiting, [], 0, 0
+            if entries and not tables:
+                since = time.monotonic()
+            tables += self._attempt(entries, lambda e=entries: [self._tables.make(e)])
+            rows = sum(table.num_rows for table in tables)
+            due = time.monotonic() - since >= self._flush_s - TABLE_S
+            if tables and (closed or due or rows >= FILE_ROWS):
+                whole, tables = pa.concat_tables(tables), []
+                self._attempt(whole, lambda w=whole: self._files.write(w))
+            if closed:
+                return
 
-    def _lines(self, batch: list[tuple[float, str, list[Row], list]]) -> list[bytes]:
-        return [
-            to_json(
-                {
-                    "time": when,
-                    "request_id": request_id,
-                    "version": self._version,
-                    "row": index,
-                    "inputs": row,
-                    "score": score,
-                }
+    def _attempt(self, rows: Any, work: Callable[[], Any]) -> Any:
+        """What `work` gives, or nothing where it fails: the rows are counted as lost."""
+        if not len(rows):
+            return []
+        try:
+            result = work()
+            self._failing = False
+            return result
+        except Exception as error:
+            count = len(rows) if isinstance(rows, pa.Table) else sum(len(e.scores) for e in rows)
+            self._lost(count)
+            if not self._failing:
+                logger.error("prediction log %s: rows are lost: %s", self._files.place, error)
+            self._failing = True
+            return []
+
+
+class _Tables:
+    """Tables of one signature."""
+
+    def __init__(self, signature: Signature, version: int) -> None:
+        self._version = version
+        self._task, self._classes = signature.task, signature.classes
+        kinds = [
+            (i.name, pa.float64() if isinstance(i, Number) else pa.string())
+            for i in signature.inputs
+        ]
+        self._row = pa.struct(kinds)
+        self._bodies = {
+            "rows": pa.schema([("rows", pa.list_(self._row))]),
+            "columns": pa.schema(
+                [("columns", pa.struct([(name, pa.list_(kind)) for name, kind in kinds]))]
+            ),
+        }
+        score = pa.list_(pa.float64()) if self._task == "multiclass" else pa.float64()
+        self._scores = score
+
+    def make(self, entries: list[Entry]) -> pa.Table:
+        """The rows of all entries; requests of one form after those of another."""
+        entries = sorted(entries, key=lambda entry: entry.form)  # stable: by time within a form
+        lengths = np.array([len(entry.scores) for entry in entries])
+        scores = np.concatenate([entry.scores for entry in entries]).astype(np.float64)
+        inputs = pa.concat_arrays(
+            [
+                array
+                for form in ("arrow", "columns", "rows")
+                if (own := [entry.body for entry in entries if entry.form == form])
+                for array in self._inputs(form, own)
+            ]
+        )
+        ends = np.cumsum(lengths)
+        columns: dict[str, Any] = {
+            "time": np.repeat([entry.time for entry in entries], lengths),
+            "request_id": pa.array([entry.request_id for entry in entries]).take(
+                pa.array(np.repeat(np.arange(len(entries)), lengths))
+            ),
+            "version": np.full(ends[-1], self._version, dtype=np.int64),
+            "row": (np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)).astype(np.int32),
+            "inputs": inputs,
+            "score": pa.array(list(scores), self._scores) if scores.ndim > 1 else scores,
+        }
+        if self._classes:
+            columns["class"] = self._class(entries, scores)
+        return pa.table(columns)
+
+    def _class(self, entries: list[Entry], scores: np.ndarray) -> pa.Array:
+        codes = (scores >= 0.5) if scores.ndim == 1 else scores.argmax(axis=1)
+        names = pa.array(self._classes).take(pa.array(codes.astype(np.int64)))
+        if all(entry.classes is None for entry in entries):
+            return names
+        told, start = names.to_pylist(), 0
+        for entry in entries:
+            if entry.classes is not None:
+                told[start : start + len(entry.scores)] = entry.classes
+            start += len(entry.scores)
+        return pa.array(told, pa.string())
+
+    def _inputs(self, form: Form, bodies: list[bytes]) -> list[pa.Array]:
+        """Struct arrays of the rows of bodies that fit the signature."""
+        if form == "arrow":
+            return [
+                batch.to_struct_array().cast(self._row, safe=False)
+                for body in bodies
+                for batch in pa.ipc.open_stream(body).read_all().select(self._names).to_batches()
+            ]
+        lines = b"\n".join(body.replace(b"\n", b" ").replace(b"\r", b" ") for body in bodies)
+        try:
+            table = pa.json.read_json(
+                io.BytesIO(lines),
+                read_options=pa.json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+                parse_options=pa.json.ParseOptions(explicit_schema=self._bodies[form]),
             )
-            + b"\n"
-            for when, request_id, rows, scores in batch
-            for index, (row, score) in enumerate(zip(rows, scores, strict=True))
+            read = table[form].combine_chunks()
+        except pa.ArrowInvalid:  # it is stricter than JSON in some corner
+            values = [from_json(body)[form] for body in bodies]
+            read = pa.array(values, self._bodies[form].field(0).type)
+        if form == "rows":
+            return [read.flatten()]
+        names = [field.name for field in self._row]
+        return [
+            pa.StructArray.from_arrays(
+                [read.field(n).flatten() for n in names], fields=[*self._row]
+            )
         ]
 
-    def _append(self, lines: bytes) -> None:
-        """Append all of it or nothing."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            try:
-                if file.write(lines) != len(lines):
-                    raise OSError("the disk is full")
-            except OSError:
-                file.truncate(end)
-                raise
+    @property
+    def _names(self) -> list[str]:
+        return [field.name for field in self._row]
+
+
+class _Folder:
+    """Files that appear by rename."""
+
+    def __init__(self, place: str, stem: str) -> None:
+        self.place = place
+        self._stem = stem
+        self._next = 0
+
+    def name(self) -> str:
+        self._next += 1
+        return f"{self._stem}-{self._next - 1:06d}.parquet"
+
+    def write(self, table: pa.Table) -> None:
+        """One new file; nothing of it is left behind if it can't be written."""
+        folder, name = Path(self.place), self.name()
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{name}"
+        try:
+            pa.parquet.write_table(table, temporary)
+            temporary.rename(folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class _Bucket(_Folder):
+    """Objects, which appear when they are closed."""
+
+    def __init__(self, place: str, stem: str) -> None:
+        super().__init__(place, stem)
+        try:
+            self._system, self._path = pa.fs.FileSystem.from_uri(place)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(f"MODELYARD_PREDICTION_LOG={place}: {error}") from None
+
+    def write(self, table: pa.Table) -> None:
+        content = pa.BufferOutputStream()
+        pa.parquet.write_table(table, content)
+        with self._system.open_output_stream(f"{self._path.rstrip('/')}/{self.name()}") as object_:
+            object_.write(content.getvalue())
+
+
+def _files(place: str, version: int) -> _Folder:
+    stem = f"v{version}-{socket.gethostname()}-{os.getpid()}-{int(time.time() * 1000)}"
+    return _Bucket(place, stem) if "://" in place else _Folder(place, stem)

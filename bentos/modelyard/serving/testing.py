@@ -18,7 +18,8 @@ import httpx
 
 from modelyard.documents import Manifest, Signature, write_manifest
 from modelyard.documents.signature import Category, Input
-from modelyard.serving.encoding import Encoder, Row
+from modelyard.serving.encoding import Encoder
+from modelyard.serving.rows import Row
 
 PATIENCE = 60
 """seconds that a server may take to get ready"""
@@ -30,7 +31,9 @@ def draw_rows(signature: Signature, count: int, seed: int = 0) -> list[Row]:
     return [{i.name: _draw(i, source) for i in signature.inputs} for _ in range(count)]
 
 
-def write_package(folder: Path, signature: Signature, name: str = "model") -> Path:
+def write_package(
+    folder: Path, signature: Signature, name: str = "model", onnx: bool = True
+) -> Path:
     """A whole model package whose graph is an arbitrary fixed function of all inputs."""
     import polars as pl
     import torch
@@ -44,6 +47,8 @@ def write_package(folder: Path, signature: Signature, name: str = "model") -> Pa
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(graph, example, dynamic_shapes=({0: rows}, {0: rows}))
     torch.export.save(program, folder / "model.pt2")
+    if onnx:
+        _write_onnx(program, folder / "model.onnx")
     reference = draw_rows(signature, 200)
     numbers, categories = Encoder(signature).encode(reference)
     with torch.inference_mode():
@@ -100,6 +105,8 @@ def serve(
             "BENTOML_HOME": str(home / "bentoml"),
             "BENTOML_DO_NOT_TRACK": "True",
             "MODELYARD_PREDICTION_LOG": str(home / "predictions"),
+            "MODELYARD_PREDICTION_LOG_FLUSH": "0.5",
+            "MODELYARD_DRAIN": "0.1",
         } | ({"MODELYARD_PACKAGE": str(package.resolve())} if package else {})
         command = [sys.executable, "-m", "bentoml", "serve"]
         command += [str(service.resolve()) if bento else service.name]
@@ -190,6 +197,18 @@ def _graph(signature: Signature) -> Any:
             return out.squeeze(1) if signature.task == "regression" else out.squeeze(1).sigmoid()
 
     return Graph().eval()
+
+
+def _write_onnx(program: Any, path: Path) -> None:
+    import logging
+    import warnings
+
+    import torch
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(program, f=path, dynamo=True, verbose=False, external_data=False)
 
 
 def _manifest(name: str, torch_version: str) -> Manifest:

@@ -1,0 +1,162 @@
+"""Arrow streams: rows in bulk, checked a column at a time. Imported when first asked for."""
+
+import struct
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from flatbuffers.number_types import Uint8Flags
+from flatbuffers.table import Table
+
+from modelyard.documents import Signature
+from modelyard.documents.signature import Category, Number
+from modelyard.serving.encoding import MOST_ERRORS, Encoder
+from modelyard.serving.parsing import Refusal, check_count, refuse_errors
+from modelyard.serving.rows import Row, RowError
+
+_RECORD_BATCH, _DICTIONARY_BATCH = 3, 2
+"""MessageHeader of Arrow's format/Message.fbs"""
+
+
+def read(
+    body: bytes, signature: Signature, encoder: Encoder, max_rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers float32 [N, n] and categories int64 [N, c] of an Arrow stream.
+
+    Raises:
+        Refusal: it is no stream, compressed, or does not fit the signature.
+    """
+    table = _table(body, max_rows)
+    check_count(table.num_rows, max_rows)
+    repeated = [n for n in table.column_names if table.column_names.count(n) > 1]
+    refuse_errors([RowError(0, n[:100], "stands twice") for n in repeated])
+    refuse_errors(encoder.wrong_names(0, table.column_names))
+    errors: list[RowError] = []
+    numbers = np.empty((table.num_rows, len(signature.numbers)), dtype=np.float32)
+    for place, number in enumerate(signature.numbers):
+        numbers[:, place] = _number(table[number.name], number, encoder, errors)
+    categories = np.empty((table.num_rows, len(signature.categories)), dtype=np.int64)
+    for place, category in enumerate(signature.categories):
+        categories[:, place] = _category(table[category.name], category, encoder, errors)
+    refuse_errors(sorted(errors)[:MOST_ERRORS])
+    return numbers, categories
+
+
+def to_rows(body: bytes) -> list[Row]:
+    return pa.ipc.open_stream(body).read_all().to_pylist()
+
+
+def write(columns: dict[str, np.ndarray | list[Any]]) -> bytes:
+    """An Arrow stream of one batch."""
+    batch = pa.record_batch(columns)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def _table(body: bytes, max_rows: int) -> pa.Table:
+    try:
+        if _compressed(body):
+            # A few bytes could stand for gigabytes.
+            raise Refusal(400, "the Arrow stream is compressed: send it uncompressed")
+        with pa.ipc.open_stream(body) as reader:
+            table = reader.read_all()
+        check_count(table.num_rows, max_rows)
+        table.validate(full=True)
+        return table
+    except (pa.ArrowException, OSError, MemoryError, ValueError, IndexError, KeyError) as error:
+        raise Refusal(400, f"the body is no Arrow stream: {str(error)[:200]}") from None
+
+
+def _compressed(body: bytes) -> bool:
+    """Whether a batch's buffers are compressed, which only its metadata tells.
+
+    Raises:
+        ArrowException, ValueError, IndexError: this is no Arrow stream.
+    """
+    try:
+        return any(map(_is_compressed, pa.ipc.MessageReader.open_stream(body)))
+    except (struct.error, TypeError) as error:
+        raise ValueError(f"its metadata can't be read: {error}") from None
+
+
+def _is_compressed(message: pa.ipc.Message) -> bool:
+    data = message.metadata.to_pybytes()
+    table = Table(data, struct.unpack_from("<I", data)[0])
+    kind = table.Offset(6)
+    header = table.Offset(8)
+    if not kind or not header:
+        return False
+    batch = Table(data, table.Indirect(table.Pos + header))
+    what = table.Get(Uint8Flags, table.Pos + kind)
+    if what == _DICTIONARY_BATCH:
+        inner = batch.Offset(6)
+        if not inner:
+            return False
+        batch = Table(data, batch.Indirect(batch.Pos + inner))
+    elif what != _RECORD_BATCH:
+        return False
+    return bool(batch.Offset(10))
+
+
+def _number(
+    column: pa.ChunkedArray, given: Number, encoder: Encoder, errors: list[RowError]
+) -> np.ndarray:
+    """float64 [N]; a missing one is NaN."""
+    kind = column.type
+    if pa.types.is_null(kind):
+        values = np.full(len(column), np.nan)
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        errors.append(RowError(0, given.name, f"must be a column of numbers, not {kind}"))
+        return np.zeros(len(column))
+    else:
+        values = column.to_numpy().astype(np.float64, copy=False)
+    known = ~np.isnan(values)
+    low = -np.inf if given.minimum is None else given.minimum
+    high = np.inf if given.maximum is None else given.maximum
+    with np.errstate(invalid="ignore", over="ignore"):
+        good = np.isfinite(values.astype(np.float32)) & (values >= low) & (values <= high)
+        if given.integer:
+            good &= values == np.floor(values)
+    missing = len(values) - int(known.sum())
+    if good.all() or (given.nullable and missing == column.null_count and (good | ~known).all()):
+        return values
+    bad = np.flatnonzero(~good)
+    _explain(column, bad, given.name, encoder, errors)
+    return values
+
+
+def _category(
+    column: pa.ChunkedArray, given: Category, encoder: Encoder, errors: list[RowError]
+) -> np.ndarray:
+    """int64 [N]; 0 is a missing value, and one that is not listed."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    if not (pa.types.is_null(kind) or any(is_text(kind) for is_text in text)):
+        errors.append(RowError(0, given.name, f"must be a column of strings, not {kind}"))
+        return np.zeros(len(column), dtype=np.int64)
+    values = pa.array(given.values, pa.string())
+    found = pc.call_function("index_in", [column.cast(pa.string())], pc.SetLookupOptions(values))
+    codes = found.fill_null(-1).to_numpy().astype(np.int64) + 1
+    unlisted = np.flatnonzero(codes == 0)
+    nullable = given.nullable or not column.null_count
+    if len(unlisted) and not (nullable and (given.open or column.null_count == len(unlisted))):
+        _explain(column, unlisted, given.name, encoder, errors)
+    return codes
+
+
+def _explain(
+    column: pa.ChunkedArray, rows: np.ndarray, name: str, encoder: Encoder, errors: list[RowError]
+) -> None:
+    """Say of the suspicious rows what a row of JSON would be told."""
+    found = 0
+    for row in rows.tolist():
+        if message := encoder.check(name, column[row].as_py()):
+            errors.append(RowError(row, name, message))
+            found += 1
+            if found == MOST_ERRORS:
+                return
