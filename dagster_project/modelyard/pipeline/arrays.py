@@ -1,5 +1,6 @@
 """Frames as the arrays that a network reads: the code of the signature, in one place."""
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,22 @@ class Arrays:
         """Memory-mapped, so that ranks share one copy. Private: nothing writes through."""
         names = ("numbers", "categories", "target")
         return cls(*(np.load(folder / f"{name}.npy", mmap_mode="c") for name in names))
+
+    def release(self) -> None:
+        """Let go of the pages that were read; see `release`."""
+        for column in (self.numbers, self.categories, self.target):
+            release(column)
+
+
+def release(column: np.ndarray) -> None:
+    """Let go of what was read of a memory-mapped column; nothing for another array.
+
+    The pages stay in the system's cache, so reading them again is cheap; they no longer
+    count as this process's memory.
+    """
+    mapped = getattr(column, "_mmap", None)
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def encode(frame: pl.DataFrame, signature: Signature) -> tuple[np.ndarray, np.ndarray]:

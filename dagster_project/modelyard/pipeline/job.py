@@ -1,7 +1,8 @@
 """The work folder of a training: what goes to the ranks, and what comes back.
 
 `job.json` (settings and signature), `train/` and `validation/` (`arrays.Arrays`) go in;
-`weights.pt` and `history.json` come back, `log.txt` and `errors/` tell of a failure.
+`weights.pt` and `history.json` come back, `checkpoints/` lets it go on after a stop;
+`log.txt`, `errors/` and `mistake.json` tell of a failure.
 """
 
 import json
@@ -16,6 +17,9 @@ JOB = "job.json"
 WEIGHTS = "weights.pt"
 HISTORY = "history.json"
 LOG = "log.txt"
+CHECKPOINTS = "checkpoints"
+MISTAKE = "mistake.json"
+"""an exception of a rank's own: it would come again, so the ranks are not started again"""
 
 
 class Job(BaseModel):
@@ -24,6 +28,16 @@ class Job(BaseModel):
     settings: dict[str, Any]
     """`training:` of config.yaml"""
     signature: Signature
+    fingerprint: str = ""
+    """of all that the result follows from but the number of ranks: checkpoints fit no other"""
+
+
+class Mistake(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int
+    message: str
+    """the exception, in one line"""
 
 
 class Epoch(BaseModel):
@@ -33,6 +47,8 @@ class Epoch(BaseModel):
     train_loss: float
     validation_loss: float
     seconds: float
+    learning_rate: float
+    """at the end"""
 
 
 class History(BaseModel):
@@ -46,6 +62,8 @@ class History(BaseModel):
     seconds: float
     """of the epochs, without the start of the ranks"""
     epochs: tuple[Epoch, ...]
+    environment: dict[str, str] = {}
+    """device, cpu (its instruction set, as torch calls it) and threads of a rank"""
 
 
 def read_history(folder: Path) -> History:

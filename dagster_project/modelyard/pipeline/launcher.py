@@ -1,5 +1,7 @@
 """Distributed training as a Dagster resource: torchrun on this machine, through Pipes."""
 
+import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -7,28 +9,51 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from modelyard.documents import Signature, UserError
 from modelyard.pipeline.arrays import write_arrays
-from modelyard.pipeline.job import JOB, LOG, WEIGHTS, History, Job, read_history
+from modelyard.pipeline.frames import HASH
+from modelyard.pipeline.job import (
+    CHECKPOINTS,
+    JOB,
+    LOG,
+    MISTAKE,
+    WEIGHTS,
+    History,
+    Job,
+    Mistake,
+    read_history,
+)
 from modelyard.pipeline.settings import TrainingSettings
 
 LAST = 15
 """lines of the log in the message when the ranks never started"""
+GRACE = 60
+"""seconds that the ranks have for a checkpoint when they are told to stop"""
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Ranks that were started again would find their predecessors' addresses in torchrun's store,
+and wait for them: pytorch/pytorch#135712. Can go when torch has a store for each round."""
+WITHOUT_EFFECT = {"ranks", "device", "checkpoint_seconds", "restarts"}
+"""settings that a training may go on with other values of"""
 
 
 class TorchLauncher(dg.ConfigurableResource):
-    """Runs a training module under torchrun, one process a rank, gloo between them.
+    """Runs a training module under torchrun, one process a rank.
 
     Rank 0 alone opens Dagster Pipes; its lines go to the terminal as they come. All that
-    the ranks write to stderr goes to `log.txt` of the work folder.
+    the ranks write to stderr goes to `log.txt` of the work folder. A rank that dies (killed,
+    out of memory) is started again with the others, from their last checkpoint; so is a
+    training that was stopped, when it is asked for again.
     """
 
     threads: int = 0
-    """of each rank; 0 shares the machine's cores among the ranks"""
+    """of each rank; 0: OMP_NUM_THREADS, or the machine's cores shared out among the ranks"""
 
     def run(
         self,
@@ -40,44 +65,47 @@ class TorchLauncher(dg.ConfigurableResource):
         train: Path,
         validation: Path,
     ) -> History:
-        """Train and return how it went; the weights lie in `folder`, which is made anew.
+        """Train and return how it went; the weights lie in `folder`.
+
+        The folder is made anew unless it holds the same training, stopped before its end.
 
         Raises:
-            UserError: a rank failed. It names the rank and the exception; all ranks are
-                stopped and no weights are left.
+            UserError: the settings do not fit the data or the machine, and nothing was
+                started; or a rank failed for good. It names the rank and the exception; all
+                ranks are stopped and no weights are left, but the last checkpoint is.
         """
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_arrays(train, signature, folder / "train")
-        write_arrays(validation, signature, folder / "validation")
-        job = Job(settings=settings.model_dump(mode="json"), signature=signature)
-        (folder / JOB).write_text(job.model_dump_json(indent=1))
+        check(settings, train, validation)
+        prepare(module, folder, settings, signature, train, validation)
         with dg.open_pipes_session(
             context=context,
             context_injector=dg.PipesEnvContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
         ) as session:
             variables = dict(session.get_bootstrap_env_vars())
-            code = self._torchrun(module, folder, settings.ranks, variables)
+            code = self._torchrun(module, folder, settings, variables)
         if code:
             (folder / WEIGHTS).unlink(missing_ok=True)
-            raise UserError(failure((folder / LOG).read_text(), folder / LOG))
+            raise UserError(failure(folder))
         return read_history(folder)
 
-    def _torchrun(self, module: str, folder: Path, ranks: int, environment: dict[str, str]) -> int:
-        threads = self.threads or max(1, len(os.sched_getaffinity(0)) // ranks)
+    def _torchrun(
+        self, module: str, folder: Path, settings: TrainingSettings, environment: dict[str, str]
+    ) -> int:
+        ranks, given = settings.ranks, int(os.environ.get("OMP_NUM_THREADS", "0"))
+        threads = self.threads or given or max(1, len(os.sched_getaffinity(0)) // ranks)
         command = [
             sys.executable, "-m", "torch.distributed.run",
             # What --standalone does, but without asking for the name of this machine.
             "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
             "--local-addr", "127.0.0.1",
             "--nproc-per-node", str(ranks), "--log-dir", str(folder / "errors"),
-            "-m", module, str(folder),
+            "--max-restarts", str(settings.restarts), "--shutdown-timeout", str(GRACE),
+            "-m", "modelyard.pipeline.rank", module, str(folder),
         ]  # fmt: skip
         with (folder / LOG).open("w") as log:
             process = subprocess.Popen(
                 command,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads), **environment},
+                env={**os.environ, **OWN_STORE, "OMP_NUM_THREADS": str(threads), **environment},
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -92,12 +120,98 @@ class TorchLauncher(dg.ConfigurableResource):
                 _stop(process)
 
 
+def check(settings: TrainingSettings, train: Path, validation: Path) -> None:
+    """Refuse what can't work before any process is started.
+
+    Raises:
+        UserError: too few rows or GPUs for the ranks.
+    """
+    for name, path, least in (
+        ("training", train, settings.ranks * settings.accumulate),
+        ("validation", validation, settings.ranks),
+    ):
+        rows = pl.scan_parquet(path).select(pl.len()).collect().item()
+        if rows < least:
+            raise UserError(
+                f"config.yaml: training: {rows} {name} rows for {settings.ranks} ranks "
+                f"(accumulate {settings.accumulate}); choose fewer ranks or more months"
+            )
+    if settings.device == "cuda":
+        import torch
+
+        if torch.cuda.device_count() < settings.ranks:
+            raise UserError(
+                f"config.yaml: training.device: cuda needs a GPU for each of {settings.ranks} "
+                f"ranks; this machine has {torch.cuda.device_count()}"
+            )
+
+
+def prepare(
+    module: str,
+    folder: Path,
+    settings: TrainingSettings,
+    signature: Signature,
+    train: Path,
+    validation: Path,
+) -> None:
+    """Write what the ranks read, unless a training that goes on has it already."""
+    job = Job(
+        settings=settings.model_dump(mode="json"),
+        signature=signature,
+        fingerprint=fingerprint(module, settings, signature, train, validation),
+    )
+    if not _goes_on(folder, job.fingerprint):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_arrays(train, signature, folder / "train")
+        write_arrays(validation, signature, folder / "validation")
+    (folder / MISTAKE).unlink(missing_ok=True)
+    shutil.rmtree(folder / "errors", ignore_errors=True)
+    (folder / JOB).write_text(job.model_dump_json(indent=1))
+
+
+def _goes_on(folder: Path, wanted: str) -> bool:
+    """Whether the folder holds a checkpoint of this very training, which has not ended."""
+    job = folder / JOB
+    return (
+        job.exists()
+        and not (folder / WEIGHTS).exists()
+        and (folder / CHECKPOINTS).exists()
+        and json.loads(job.read_text()).get("fingerprint") == wanted
+    )
+
+
+def fingerprint(
+    module: str, settings: TrainingSettings, signature: Signature, train: Path, validation: Path
+) -> str:
+    """SHA-256 of code, data and settings: what a checkpoint may be read by again."""
+    digest = hashlib.sha256()
+    parts: list[Any] = [
+        module,
+        version("torch"),
+        settings.model_dump_json(exclude=WITHOUT_EFFECT),
+        signature.model_dump_json(),
+        *(_content(path) for path in (train, validation)),
+    ]
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        parts += [path.read_text() for path in sorted(Path(place).rglob("*.py"))]
+    for part in parts:
+        digest.update(f"{len(part)}:{part}".encode())
+    return digest.hexdigest()
+
+
+def _content(dataset: Path) -> str:
+    known = pl.read_parquet_metadata(dataset).get(HASH)
+    return known or hashlib.sha256(dataset.read_bytes()).hexdigest()
+
+
 def _stop(process: subprocess.Popen[str]) -> None:
     """End what is left of the group, torchrun first: it takes its ranks along."""
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=GRACE + 10)
         except subprocess.TimeoutExpired:
             pass
     try:
@@ -107,14 +221,23 @@ def _stop(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def failure(log: str, path: Path) -> str:
-    """One message out of what torchrun writes about the first rank that failed."""
+def failure(folder: Path) -> str:
+    """One message about the first rank that failed, by what the ranks and torchrun left."""
+    path = folder / LOG
+    log, end = path.read_text(), f"its traceback is in {path}"
+    if (folder / MISTAKE).exists():
+        mistake = Mistake.model_validate_json((folder / MISTAKE).read_bytes())
+        return f"training: rank {mistake.rank} failed with {mistake.message}; {end}"
+    stopped = re.search(r"SignalException: .* got signal: (\d+)", log)
+    if stopped:
+        name = signal.Signals(int(stopped[1])).name
+        return f"training: stopped by {name}; run it again to go on from its last checkpoint"
     _, _, cause = log.rpartition("Root Cause (first observed failure):")
     rank, code = (re.search(rf"{name}\s*:\s*(-?\d+)", cause) for name in ("rank", "exitcode"))
     if not (cause and rank and code):
         tail = "\n".join(f"  {line}" for line in log.splitlines()[-LAST:])
         return f"training: torchrun failed before its ranks ran; {path} ends with\n{tail}"
-    return f"training: rank {rank[1]} {_what(cause, int(code[1]))}; its traceback is in {path}"
+    return f"training: rank {rank[1]} {_what(cause, int(code[1]))}; {end}"
 
 
 def _what(cause: str, code: int) -> str:

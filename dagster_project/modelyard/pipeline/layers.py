@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from modelyard.documents import Signature
+from modelyard.pipeline.arrays import release
 
 CHUNK_ROWS = 100_000
 
@@ -39,6 +40,7 @@ class Standardise(nn.Module):
             count += np.isfinite(chunk).sum(axis=0)
             total += np.nansum(chunk, axis=0)
             square += np.nansum(chunk**2, axis=0)
+            release(numbers)
         known = np.maximum(count, 1)
         mean = total / known
         deviation = np.sqrt(np.maximum(square / known - mean**2, 0))

@@ -1,6 +1,6 @@
 """`config.yaml` of a model repo, read strictly."""
 
-from typing import Annotated, Generic, Self, TypeVar
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -76,9 +76,34 @@ class TrainingSettings(Strict):
     """epochs without a lower validation loss, then training stops"""
     batch_rows: int = Field(8192, ge=1)
     """per optimiser step, over all ranks"""
+    accumulate: int = Field(1, ge=1)
+    """parts that a rank computes its share of a step in, one after the other: less memory"""
     learning_rate: float = Field(0.003, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    """of the learning rate after the warm-up; cosine falls to 0 at the last epoch"""
+    warmup_steps: int = Field(0, ge=0)
+    """over which the learning rate rises from 0"""
     weight_decay: float = Field(0.01, ge=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    """a copy of the network on each rank, or its parameters shared out among them"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of the matrix products; parameters and sums stay float32"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU for each rank where there are as many, else the CPU"""
+    checkpoint_seconds: float = Field(60, ge=0)
+    """between two checkpoints; what a crash can cost at most"""
+    restarts: int = Field(3, ge=0)
+    """of ranks that died, from the last checkpoint; an exception of their own is final"""
+
+    @model_validator(mode="after")
+    def _a_row_for_each(self) -> Self:
+        if self.batch_rows < self.ranks * self.accumulate:
+            raise ValueError(
+                f"batch_rows ({self.batch_rows}) must be ranks × accumulate "
+                f"({self.ranks} × {self.accumulate}) at least: a row for each part of a step"
+            )
+        return self
 
 
 Training = TypeVar("Training", bound=TrainingSettings)

@@ -1,10 +1,7 @@
-"""The training loop. `torchrun` runs one process (rank) of this file per core."""
-
-from copy import deepcopy
+"""The training loop. `torchrun` runs one process (rank) of this file per core or GPU."""
 
 import torch
 from modelyard.pipeline import training
-from torch.nn.parallel import DistributedDataParallel
 
 from .network import Network, loss
 from .settings import NetworkSettings
@@ -15,38 +12,34 @@ def main() -> None:
         settings = run.settings
         network = Network(run.signature, settings.hidden, settings.embedding, settings.dropout)
         network.standardise.fit(run.train.numbers)
-        model = DistributedDataParallel(network)
+        model = run.distribute(network)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        best, best_loss, best_epoch = deepcopy(network.state_dict()), float("inf"), 0
+        schedule = run.schedule(optimizer)
+        # From the last checkpoint on, if there is one; writes the next ones.
+        progress = run.progress(model, optimizer, schedule)
 
-        for epoch in range(1, settings.epochs + 1):
+        for epoch in progress.epochs():
             model.train()
-            total = 0.0
-            batches = run.batches(epoch)
-            for numbers, categories, target in batches:
+            for step in progress.steps(epoch):
                 optimizer.zero_grad(set_to_none=True)
-                batch_loss = loss(model(numbers, categories), target)
-                batch_loss.backward()
+                for numbers, categories, target in step.batches():
+                    with run.precision():
+                        batch_loss = loss(model(numbers, categories), target)
+                    step.backward(batch_loss)
                 optimizer.step()
-                total += batch_loss.item()
+                schedule.step()
 
             network.eval()
-            with torch.no_grad():
+            with torch.no_grad(), run.precision():
                 sums = [
                     loss(network(numbers, categories), target) * len(target)
                     for numbers, categories, target in run.validation_batches()
                 ]
-            validation_loss = run.mean_over_validation(sums)
-            run.report(epoch, run.mean_over_ranks(total / len(batches)), validation_loss)
+            progress.validated(run.mean_over_validation(sums))
 
-            if validation_loss < best_loss:
-                best, best_loss, best_epoch = deepcopy(network.state_dict()), validation_loss, epoch
-            elif epoch - best_epoch >= settings.patience:
-                break
-
-        run.finish(best, best_epoch, best_loss)
+        run.finish(progress)
 
 
 if __name__ == "__main__":

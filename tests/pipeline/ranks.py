@@ -1,0 +1,144 @@
+"""Trainings of seconds with real ranks under torchrun, and faults planted in them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+
+from modelyard.documents import Signature
+from modelyard.documents.signature import Category, Number
+from modelyard.pipeline.job import History
+from modelyard.pipeline.launcher import TorchLauncher
+from modelyard.pipeline.settings import TrainingSettings
+from modelyard.pipeline.synthetic import draw
+
+SIGNATURE = Signature(
+    task="binary",
+    target="y",
+    classes=("no", "yes"),
+    inputs=(Number(name="a", nullable=True), Number(name="b"), Category(name="c", values=("x",))),
+)
+MODULE = '''
+import os, signal, resource
+from pathlib import Path
+import torch
+from modelyard.pipeline import loop, training
+from modelyard.pipeline.settings import TrainingSettings
+
+FAULT, FOLDER = {fault!r}, Path({folder!r})
+EPOCH, STEP = 2, 3
+loop.PULSE = 0  # the ranks agree after each step
+
+def fault(run, network):
+    """Once, in mid-epoch."""
+    once = FOLDER / f"{{FAULT}}.{{run.rank}}"
+    if once.exists() and not FAULT.endswith("always"):
+        return
+    once.touch()
+    if run.rank == 1:
+        if FAULT == "raises":
+            raise ValueError("rank 1 has seen a ghost\\nin the data")
+        if FAULT.startswith("killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if FAULT == "told to stop":
+            os.kill(os.getpid(), signal.SIGTERM)
+    if FAULT == "stopped" and run.rank == 0:
+        os.kill(os.getppid(), signal.SIGTERM)
+    if FAULT == "nan":
+        with torch.no_grad():
+            next(network.parameters()).fill_(float("nan"))
+    if FAULT == "full disk":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
+
+def main():
+    with training.session(TrainingSettings) as run:
+        assert (run.pipes is not None) == (run.rank == 0)
+        network = torch.nn.Sequential(
+            torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
+        model = run.distribute(network)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=run.settings.learning_rate)
+        schedule = run.schedule(optimizer)
+        progress = run.progress(model, optimizer, schedule)
+
+        def loss(model, numbers, target):
+            return torch.nn.functional.binary_cross_entropy_with_logits(
+                model(numbers.nan_to_num())[:, 0], target)
+
+        for epoch in progress.epochs():
+            model.train()
+            for step in progress.steps(epoch):
+                optimizer.zero_grad()
+                for numbers, _, target in step.batches():
+                    with run.precision():
+                        value = loss(model, numbers, target)
+                    step.backward(value)
+                optimizer.step()
+                schedule.step()
+                if FAULT and (epoch, progress.step + 1) == (EPOCH, STEP):
+                    fault(run, network)
+                if FAULT == "full disk" and (epoch, progress.step + 1) == (EPOCH, STEP + 2):
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+            network.eval()
+            with torch.no_grad():
+                sums = [loss(network, n, t) * len(t) for n, _, t in run.validation_batches()]
+            progress.validated(run.mean_over_validation(sums))
+        run.finish(progress)
+
+if __name__ == "__main__":
+    training.start(main)
+'''
+
+
+def small(**changes: Any) -> TrainingSettings:
+    """Three epochs of ten steps, a checkpoint after each of them."""
+    given = {"ranks": 2, "epochs": 3, "batch_rows": 100, "learning_rate": 0.01}
+    return TrainingSettings.model_validate({**given, "checkpoint_seconds": 0, **changes})
+
+
+def train(
+    folder: Path,
+    fault: str = "",
+    settings: TrainingSettings | None = None,
+    rows: int = 1001,
+    launcher: TorchLauncher | None = None,
+) -> History:
+    """Train in `folder/work` by a module that has a fault planted, inside a Dagster run.
+
+    What was there of the same training goes on.
+    """
+    module = folder / "planted.py"
+    module.write_text(MODULE.format(fault=fault, folder=str(folder)))
+    for seed, name in enumerate(("train", "validation")):
+        if not (folder / f"{name}.parquet").exists():
+            draw(SIGNATURE, rows, seed).write_parquet(folder / f"{name}.parquet")
+    histories = []
+
+    @dg.asset
+    def weights(context: dg.AssetExecutionContext, launcher: TorchLauncher) -> dg.MaterializeResult:
+        histories.append(
+            launcher.run(
+                context, "planted", folder / "work", settings or small(), SIGNATURE,
+                folder / "train.parquet", folder / "validation.parquet",
+            )
+        )  # fmt: skip
+        return dg.MaterializeResult()
+
+    kept = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{folder}:{kept or ''}"
+    try:
+        dg.materialize([weights], resources={"launcher": launcher or TorchLauncher(threads=1)})
+    except Exception as error:
+        while error.__cause__ is not None:
+            error = error.__cause__
+        raise error from None
+    finally:
+        os.environ["PYTHONPATH"] = kept or ""
+    return histories[0]
+
+
+def running(folder: Path) -> list[str]:
+    """Command lines of ranks that are still there."""
+    lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if str(folder / "work") in line]
