@@ -3,12 +3,13 @@
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import click
 import typer
@@ -27,7 +28,7 @@ from modelyard.delivery.policy import (
 )
 from modelyard.delivery.ports import Health, Ports
 from modelyard.delivery.render import render, submitted
-from modelyard.documents import UserError
+from modelyard.documents import ReleaseEvent, UserError
 
 app = typer.Typer(
     name="modelyard",
@@ -103,8 +104,7 @@ def run(
         finally:
             if clients:
                 clients.stop()
-    result = summary(_events(ports, state.release))
-    _print_summary(result, as_json)
+    result = _tell(env, _events(ports, state.release), as_json)
     raise typer.Exit(EXIT[result.decision])
 
 
@@ -208,31 +208,25 @@ def status(
     as_json: Json = False,
 ) -> None:
     """What was released, and what serves now."""
-    policy, place = _place(env)
-    ports = _ports(policy, env, place)
-    found = [summary(events) for events in ports.record.releases()]
-    last = Controller(ports, place.policy).last()
-    stable = last.stable if last else None
-    serves = {v: ports.runtime.health(v).status for v in sorted(ports.runtime.versions())}
-    if as_json:
-        document = {
-            "environment": env,
-            "stable": stable,
-            "servers": {str(v): s for v, s in serves.items()},
-            "envoy": _envoy(place).status if isinstance(place, Local) else None,
-            "releases": [asdict(s) for s in found],
-        }
-        print(json.dumps(document))
-        return
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(_table(found))
-    print(f"stable: {stable or 'none'}")
-    for version, health in serves.items():
-        print(f"version {version}: {health}")
-    if isinstance(place, Local) and serves:
-        print(f"users: {_way_in(place)}")
+    from modelyard.delivery import status as of
+
+    policy, place = _place(env)
+    ports = _ports(policy, env, place)
+    local = isinstance(place, Local)
+    Controller(ports, place.policy).last()  # refuses a record that was edited
+    found = of.status(
+        env,
+        ports.record.releases(),
+        {v: ports.runtime.health(v) for v in sorted(ports.runtime.versions())},
+        _envoy(place) if local else None,
+        f"http://127.0.0.1:{place.port}" if local else None,
+    )
+    if as_json:
+        print(json.dumps(found.document()))
+        return
+    of.show(found, Console(width=None if sys.stdout.isatty() else 160), time.time())
 
 
 @release_app.command()
@@ -254,12 +248,16 @@ def report(
         ".modelyard/report.html"
     ),
     env: Env = "local",
+    last: Annotated[
+        int, typer.Option(min=1, help="Releases with pictures; the older ones have a line each.")
+    ] = 10,
 ) -> None:
     """All releases as one self-contained page with pictures."""
     from modelyard.delivery.report import write_report
 
     policy, place = _place(env)
-    write_report(output, project_name(), env, _ports(policy, env, place).record.releases())
+    records = _ports(policy, env, place).record.releases()
+    write_report(output, project_name(), env, records, last)
     print(output)
 
 
@@ -367,17 +365,6 @@ def _envoy(place: Local) -> Health:
     return BentoRuntime(project_name(), place).envoy.health()
 
 
-def _way_in(place: Local) -> str:
-    """Where users call the model, or why they can't."""
-    health = _envoy(place)
-    if health.status == "ready":
-        return f"http://127.0.0.1:{place.port}"
-    return (
-        f"no answer: {health.detail}\n"
-        "`modelyard release run` starts Envoy again; of the stable version it does nothing more"
-    )
-
-
 def _begun(controller: Controller, version: int) -> State:
     state = controller.last()
     if state is None or state.candidate != version:
@@ -385,7 +372,7 @@ def _begun(controller: Controller, version: int) -> State:
     return state
 
 
-def _events(ports: Ports, release: str) -> Any:
+def _events(ports: Ports, release: str) -> list[ReleaseEvent]:
     return next(e for e in ports.record.releases() if e[0].release == release)
 
 
@@ -413,28 +400,31 @@ def _print_unchanged(text: str, version: int, as_json: bool) -> None:
     print(json.dumps({"version": version, "decision": None, "reason": text}) if as_json else text)
 
 
-def _print_summary(found: Summary, as_json: bool) -> None:
+def _tell(env: str, events: Sequence[ReleaseEvent], as_json: bool) -> Summary:
+    """How a release ended, and its evidence as a page beside its record."""
+    from modelyard.delivery.status import outcome
+
+    found = summary(events)
+    if not as_json:
+        print(outcome(found), flush=True)
+    page = _write_page(env, events)
     if as_json:
-        print(json.dumps(asdict(found)))
-        return
-    print(
-        f"version {found.version}: {found.decision} after {found.seconds:.0f} s: {found.reason}\n"
-        f"{found.requests} requests of users, {found.failed_requests} failed; "
-        f"stable down for {found.stable_downtime_s:g} s"
-    )
+        print(json.dumps({**asdict(found), "report": page and str(page)}))
+    elif page:
+        print(f"report: {page}")
+    return found
 
 
-def _table(found: list[Summary]) -> Any:
-    from rich.table import Table
+def _write_page(env: str, events: Sequence[ReleaseEvent]) -> Path | None:
+    from modelyard.delivery.report import write_report
 
-    table = Table()
-    for name in ("version", "decision", "why", "seconds", "requests", "failed", "stable down"):
-        table.add_column(name, no_wrap=name != "why")
-    for s in found:
-        figures = (f"{s.seconds:.0f}", str(s.requests), str(s.failed_requests))
-        down = f"{s.stable_downtime_s:g} s"
-        table.add_row(str(s.version), s.decision or "unfinished", s.reason, *figures, down)
-    return table
+    path = Path(".modelyard/releases") / f"{events[0].release}.html"
+    try:
+        write_report(path, project_name(), env, [events])
+    except Exception as error:  # whatever breaks here, the release has ended as it has
+        print(f"no report {path}: {error!r}", file=sys.stderr)
+        return None
+    return path
 
 
 if __name__ == "__main__":

@@ -1,36 +1,50 @@
 """What a person sees while a release runs."""
 
 import time
+from collections import deque
+from collections.abc import Sequence
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
+from modelyard.delivery.gates import Verdict
 from modelyard.delivery.machine import State, exposure
-from modelyard.delivery.ports import Arm, Evidence
+from modelyard.delivery.policy import Ramp
+from modelyard.delivery.ports import Arm, Counts, Evidence
+from modelyard.delivery.words import duration, figure, happened, interval, number
 
-_EVERY_S = 2.0
-_COLOURS = {"promoted": "green", "bootstrapped": "green", "rolled_back": "red", "held": "yellow"}
+_EVERY_S = 5.0
+"""between two plain lines"""
+_RATE_S = 5.0
+"""over which requests a second are taken"""
+_SCALE = 25
+"""characters of a gate's picture"""
+_COLOURS = {"pass": "green", "fail": "bold red", "wait": "yellow"}
+_ENDS = {"promoted": "green", "bootstrapped": "green", "rolled_back": "red", "held": "yellow"}
 
 
 class Progress:
-    """A table that grows by a row a phase on a terminal; plain lines elsewhere."""
+    """A line a step, with a live picture of where it is below, on a terminal; plain lines
+    elsewhere."""
 
     def __init__(self, title: str, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False)
         self._title = title
+        self._told = ""
         self._began = time.monotonic()
-        self._rows: list[tuple[str, ...]] = []
         self._place: tuple[str, int] | None = None
         self._printed = 0.0
-        self._live = Live(console=self._console, refresh_per_second=8)
+        self._seen: deque[Counts] = deque()
+        self._live = Live(console=self._console, refresh_per_second=8, transient=True)
 
     def __enter__(self) -> "Progress":
+        self._console.print(self._title, markup=False, style="bold")
         if self._console.is_terminal:
             self._live.start()
-        else:
-            self._console.print(self._title, markup=False)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,43 +52,192 @@ class Progress:
             self._live.stop()
 
     def follow(self, state: State, evidence: Evidence) -> None:
-        """One event more."""
-        new = self._place != (state.phase, state.weight)
-        self._place = (state.phase, state.weight)
-        row = self._row(state, evidence)
-        if self._console.is_terminal:
-            self._rows = [*self._rows, row] if new else [*self._rows[:-1], row]
-            self._live.update(self._table())
-        elif new or time.monotonic() - self._printed > _EVERY_S:
+        """One event more: where the release is now, and what that was decided by."""
+        if evidence.counts:
+            self._count(evidence.counts)
+        # Under a ramp nearly every look has a weight of its own.
+        place = (state.phase, 0 if _ramp(state) else state.weight)
+        moved, self._place = self._place != place, place
+        if moved:
+            self._tell(state)
+        if state.decision is not None:
+            self._live.update("")
+        elif self._console.is_terminal:
+            self._live.update(self._picture(state, evidence))
+        elif not moved and time.monotonic() - self._printed > _EVERY_S:
             self._printed = time.monotonic()
-            self._console.print(
-                "  ".join(part for part in row if part), markup=False, soft_wrap=True
-            )
+            line = plain(state, evidence, self._rates())
+            self._console.print(f"{self._clock()}  {line}", markup=False, soft_wrap=True)
 
-    def _row(self, state: State, evidence: Evidence) -> tuple[str, ...]:
+    def _tell(self, state: State) -> None:
+        """What was decided, and why: these lines stay."""
+        self._printed = time.monotonic()
+        style = _ENDS.get(state.decision or "", "red" if state.phase == "rollback" else "")
+        line = Text(f"{self._clock()}  ").append(happened(state), style=style)
+        if state.reason != self._told:
+            line.append(f": {state.reason}")
+        self._told = state.reason
+        self._console.print(line, soft_wrap=not self._console.is_terminal)
+
+    def _clock(self) -> str:
+        return f"{duration(time.monotonic() - self._began):>12}"
+
+    def _count(self, counts: Counts) -> None:
+        if self._seen and self._seen[-1].epoch != counts.epoch:
+            self._seen.clear()
+        self._seen.append(counts)
+        while len(self._seen) > 2 and counts.time - self._seen[1].time >= _RATE_S:
+            self._seen.popleft()
+
+    def _rates(self) -> tuple[float, float]:
+        """Answers a second of stable and of the candidate."""
+        if len(self._seen) < 2 or self._seen[-1].time <= self._seen[0].time:
+            return 0.0, 0.0
+        old, new = self._seen[0], self._seen[-1]
+        seconds = new.time - old.time
+        arms = ((old.stable, new.stable), (old.candidate, new.candidate))
         stable, candidate = (
-            exposure(state, evidence.counts)
-            if evidence.counts and state.baseline
-            else (Arm(), Arm())
+            max(0, (n or Arm()).requests - (o or Arm()).requests) / seconds for o, n in arms
         )
-        return (
-            f"{time.monotonic() - self._began:6.1f} s",
-            f"{state.decision or state.phase:<9}",
-            f"{state.weight:3} %",
-            _arm(f"v{state.candidate}", candidate),
-            _arm(f"v{state.stable}", stable) if state.decision is None else "",
-            state.reason,
-        )
+        return stable, candidate
 
-    def _table(self) -> Table:
-        table = Table(title=self._title, title_justify="left", expand=True)
-        for name in ("time", "phase", "weight", "candidate", "stable"):
-            table.add_column(name, no_wrap=True)
-        table.add_column("what", ratio=1)
-        for row in self._rows:
-            table.add_row(*row, style=_COLOURS.get(row[1].strip()))
+    def _picture(self, state: State, evidence: Evidence) -> RenderableType:
+        elapsed = duration(max(0.0, evidence.time - state.since))
+        weight = f", {state.weight} % of the users" if state.phase == "canary" else ""
+        parts: list[RenderableType] = []
+        if state.phase in ("shadow", "canary"):
+            parts.append(self._arms(state, evidence))
+        if found := verdicts(state):
+            parts.append(gates(found, self._console, self._console.width - 4))
+        if budget := spent(state):
+            parts.append(Text(budget))
+        if state.reason != self._told:
+            parts.append(Text(state.reason, style="italic"))
+        title = f"{state.phase}{weight}, {elapsed}"
+        return Panel(Group(*parts), title=title, title_align="left", border_style="dim")
+
+    def _arms(self, state: State, evidence: Evidence) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            table.add_column(no_wrap=True)
+        stable, candidate = _exposure(state, evidence)
+        rates = self._rates()
+        rows = ((f"v{state.stable} (stable)", stable, rates[0]),
+                (f"v{state.candidate} (candidate)", candidate, rates[1]))  # fmt: skip
+        for name, arm, rate in rows:
+            failed = Text(f"{arm.failures:,} failed", style="red" if arm.failures else "")
+            table.add_row(name, f"{arm.requests:,} requests", f"{rate:.0f}/s", failed)
         return table
 
 
-def _arm(name: str, arm: Arm) -> str:
-    return f"{name}: {arm.requests} req, {arm.failures} failed" if arm.requests else ""
+def gates(found: Sequence[Verdict], console: Console, width: int) -> Table:
+    """A row a gate: estimate and bounds against the limit, e-value against its threshold.
+
+    Columns are left out, the last ones of `_COLUMNS` first, until the rest fits into `width`
+    characters.
+    """
+    for columns in range(len(_COLUMNS), 2, -1):
+        shown = [name for name in _ORDER if name in _COLUMNS[:columns]]
+        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+        for name in shown:
+            table.add_column(name, overflow="fold")
+        for v in found:
+            cells = _cells(v, console.encoding.startswith("utf"))
+            table.add_row(*(Text(cells[name], style=_style(name, v)) for name in shown))
+        if console.measure(table).maximum <= width:
+            break
+    return table
+
+
+def _cells(v: Verdict, signs: bool) -> dict[str, str]:
+    cells = {
+        "gate": v.gate,
+        "now": _now(v),
+        "": _scale(v, signs),
+        "seen": figure(v.estimate, v.unit),
+        "surely within": interval(v),
+        "limit": figure(v.limit, v.unit),
+        "against it": weighed(v),
+    }
+    return cells if signs else {name: text.replace("×", "x") for name, text in cells.items()}
+
+
+_ORDER = ("gate", "now", "", "seen", "surely within", "limit", "against it")
+_COLUMNS = ("gate", "now", "seen", "limit", "surely within", "against it", "")
+
+
+def _style(column: str, v: Verdict) -> str:
+    return _COLOURS[v.outcome] if column == "now" else ""
+
+
+def _now(v: Verdict) -> str:
+    if v.outcome == "wait":
+        return f"wait, ~{v.more:,} more" if v.more else "wait"
+    return "FAIL" if v.outcome == "fail" else "pass"
+
+
+def weighed(v: Verdict) -> str:
+    """`1.2 of 800`: the e-value and what it takes."""
+    return f"{number(v.e)} of {number(v.threshold)}" if v.threshold else number(v.e)
+
+
+def _scale(v: Verdict, signs: bool) -> str:
+    """Where a gate is: `├───●──┤`, and its limit, two thirds from the left in every row."""
+    if v.limit is None or v.estimate is None:
+        return ""
+    line, ends, dot, limit = ("─", "├┤", "●", "│") if signs else ("-", "[]", "o", "|")
+    span = max(abs(v.limit - (1.0 if v.unit == "ratio" else 0.0)), 0.02)
+    begin = v.limit - 2 * span
+
+    def place(value: float) -> int:
+        return min(_SCALE - 1, max(0, round((value - begin) / (3 * span) * (_SCALE - 1))))
+
+    lower = place(begin if v.lower is None else v.lower)
+    upper = place(begin + 3 * span if v.upper is None else v.upper)
+    cells = [" "] * _SCALE
+    cells[lower : upper + 1] = line * (upper + 1 - lower)
+    cells[lower], cells[upper] = ends
+    cells[place(v.limit)] = limit
+    cells[place(v.estimate)] = dot
+    return "".join(cells)
+
+
+def plain(state: State, evidence: Evidence, rates: tuple[float, float]) -> str:
+    """All of it in one line, for a log."""
+    parts = [f"{state.phase} {state.weight} %" if state.phase == "canary" else state.phase]
+    if state.phase in ("shadow", "canary"):
+        both = zip((state.stable, state.candidate), _exposure(state, evidence), rates, strict=True)
+        parts += [
+            f"v{name} {arm.requests} requests, {rate:.0f}/s, {arm.failures} failed"
+            for name, arm, rate in both
+        ]
+    parts += [
+        f"{v.gate} {figure(v.estimate, v.unit)} {interval(v)} of {figure(v.limit, v.unit)}, "
+        f"e {weighed(v)}, {_now(v)}"
+        for v in verdicts(state)
+    ]
+    return " | ".join([*parts, *filter(None, [spent(state)]), state.reason])
+
+
+def verdicts(state: State) -> tuple[Verdict, ...]:
+    """What the gates say now."""
+    return state.tests.verdicts(state.phase == "shadow") if state.tests else ()
+
+
+def spent(state: State) -> str:
+    """How much of the harm budget is left; empty where there is none."""
+    ramp = _ramp(state)
+    if ramp is None or state.tests is None or state.phase != "canary":
+        return ""
+    left = min(ramp.harm_budget, max(0.0, ramp.harm_budget - state.tests.excess))
+    return f"harm budget: {left:.1f} of {ramp.harm_budget:g} failed requests left"
+
+
+def _ramp(state: State) -> Ramp | None:
+    return state.policy.canary.ramp if state.policy else None
+
+
+def _exposure(state: State, evidence: Evidence) -> tuple[Arm, Arm]:
+    if evidence.counts is None or state.baseline is None:
+        return Arm(), Arm()
+    return exposure(state, evidence.counts)

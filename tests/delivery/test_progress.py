@@ -1,0 +1,159 @@
+"""What a person sees while a release runs, and by `release status`."""
+
+import io
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from delivery.simulated import BEGAN, SETTINGS, Candidate, record
+from rich.console import Console
+
+from modelyard.delivery import machine, progress
+from modelyard.delivery.history import summary
+from modelyard.delivery.ports import Evidence, Health
+from modelyard.delivery.progress import Progress
+from modelyard.delivery.status import Status, outcome, show, status
+from modelyard.documents import ReleaseEvent
+
+READY = Health(status="ready")
+ENVOY_ENDED = Health(status="failed", detail="Envoy ended")
+RAMP: dict[str, Any] = {
+    "canary": {"ramp": {"harm_budget": 20}, "min_requests": 25, "min_duration": "2s",
+               "max_duration": "60s"},
+}  # fmt: skip
+
+
+def followed(events: Iterable[ReleaseEvent], encoding: str = "utf-8") -> str:
+    """What the progress of a release prints."""
+    first, *rest = events
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    state = machine.replay([first])
+    with Progress("release of flight-delay version 2 to local", stream) as shown:
+        for event in rest:
+            state = machine.apply(state, event)
+            shown.follow(state, Evidence.model_validate(event.evidence))
+            shown._live.refresh()
+    stream.flush()
+    stream.seek(0)
+    return stream.read()
+
+
+def test_plain_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    lines = followed(record(Candidate(failing=0.3, late=6), seed=1)).splitlines()
+    assert lines[0] == "release of flight-delay version 2 to local"
+    assert "\x1b" not in "".join(lines)
+    told = [line for line in lines if "% of the users get v2" in line]
+    assert [re.findall(r"\d+ %", line)[0] for line in told] == ["5 %", "25 %"]
+    look = next(line for line in lines if "canary 5 % |" in line)
+    assert re.search(r"v1 \d+ requests, \d+/s, 0 failed \| v2 \d+ requests", look)
+    assert re.search(r"errors .* of 2.0 %, e 0.\d+ of 500, wait", look)
+    assert "all users get v1 again: errors: " in lines[-2] and lines[-1].endswith("v2 is stopped")
+
+
+def test_a_look_is_printed_every_few_seconds_only() -> None:
+    lines = followed(record(seed=1)).splitlines()
+    assert not any(" | " in line for line in lines), "all of it came within a moment"
+    assert "v2 is the stable version" in lines[-1]
+
+
+@pytest.mark.parametrize("width", [50, 80, 140])
+@pytest.mark.parametrize("colours", [True, False])
+def test_a_terminal_of_any_width(monkeypatch: pytest.MonkeyPatch, width: int, colours: bool):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(width))
+    if not colours:
+        monkeypatch.setenv("NO_COLOR", "1")
+    candidate = Candidate(failing=0.05, late=4)
+    text = followed(record(candidate, RAMP, seed=1))
+    assert ("\x1b[31m" in text) == colours
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", line) for line in text.splitlines()]
+    assert max(map(len, lines)) <= width
+    assert any(re.search(r"canary, \d+ % of the users, \d", line) for line in lines)
+    assert any(re.search(r"errors +(wait|pass|FAIL)", line) for line in lines)
+    assert any("harm budget: " in line and "of 20 failed requests left" in line for line in lines)
+    assert any("●" in line for line in lines) == (width == 140), "a picture where it fits"
+
+
+def test_a_terminal_without_unicode() -> None:
+    table = progress.gates(
+        status("local", [record(events=40)], {}, None, None).unfinished.verdicts,  # type: ignore[union-attr]
+        console := Console(file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), width=140),
+        140,
+    )
+    with console.capture() as captured:
+        console.print(table)
+    assert captured.get().isascii() and "o" in captured.get()
+
+
+def shown(found: Status, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    show(found, console, now=BEGAN + 100)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_status_of_an_unfinished_release() -> None:
+    good, cut = record(seed=1, version=2), record(seed=2, version=3, began=BEGAN + 60, events=40)
+    found = status("local", [good, cut], {2: READY, 3: READY}, READY, "http://127.0.0.1:8080")
+    text = shown(found)
+    for part in [
+        "promoted",
+        "unfinished: version 3, canary at",
+        "% of the users for",
+        "s ago",
+        f"waits for: {cut[-1].reason}",
+        "errors",
+        "stable: 2",
+        "version 3: ready",
+        "users: http://127.0.0.1:8080",
+    ]:
+        assert part in text, part
+    assert "DOWN" not in text
+    document = found.document()
+    assert document["stable"] == 2 and document["down"] == []
+    assert document["unfinished"]["reason"] == cut[-1].reason
+    assert [v["gate"] for v in document["unfinished"]["verdicts"]][:2] == ["errors", "latency"]
+    assert [r["decision"] for r in document["releases"]] == ["promoted", None]
+
+
+@pytest.mark.parametrize(
+    ("servers", "envoy", "said"),
+    [
+        ({2: READY, 3: READY}, ENVOY_ENDED, "DOWN: users: no answer: Envoy ended"),
+        ({3: READY}, READY, "DOWN: version 2 does not serve"),
+        ({2: READY, 3: Health(status="failed", detail="its server ended")}, READY,
+         "DOWN: version 3 does not serve: its server ended"),
+    ],
+    ids=["envoy", "stable", "candidate"],
+)  # fmt: skip
+def test_status_says_loudly_what_is_down(servers, envoy, said) -> None:
+    good, cut = record(seed=1, version=2), record(seed=2, version=3, began=BEGAN + 60, events=40)
+    found = status("local", [good, cut], servers, envoy, "http://127.0.0.1:8080")
+    assert said in shown(found) and len(found.down()) == 1
+    assert "`modelyard release run`" in found.document()["down"][0]
+
+
+def test_status_before_any_release() -> None:
+    found = status("local", [], {}, Health(status="absent"), "http://127.0.0.1:8080")
+    assert shown(found) == "stable: none\n" and found.document()["unfinished"] is None
+
+
+def test_servers_that_are_to_be_started_are_not_down() -> None:
+    good, begun = record(seed=1), record(version=3, began=BEGAN + 60, events=2)
+    assert status("local", [good, begun], {2: READY}, READY, "").down() == []
+
+
+def test_how_it_ended_in_plain_words() -> None:
+    bad = outcome(summary(record(Candidate(failing=0.3, late=6), seed=1)))
+    assert re.search(
+        r"version 2 is rolled back: all users get version 1\nwhy: errors: .*\n"
+        r"users: [\d,]+ requests, (\d+) failed, \1 of them at version 2; stable was never down",
+        bad,
+    ), bad
+    good = outcome(summary(record(seed=1)))
+    assert good.startswith("version 2 is promoted: all users get it\nwhy: every gate")
+    held = {**SETTINGS["canary"], "max_duration": "15s", "on_inconclusive": "hold"}
+    told = outcome(summary(record(settings={"canary": held}, rate=12.0)))
+    assert told.startswith("version 2 is held: the evidence is inconclusive\nwhy: undecided after")
