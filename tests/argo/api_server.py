@@ -38,6 +38,8 @@ class ApiServer(ThreadingHTTPServer):
     def __init__(self, gateway: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.gateway = gateway
+        self.pods_run = False
+        """whether Deployments get ready at once"""
         self.workflow: dict[str, Any] = {}
         """the status that a submitted workflow has at once"""
         self.objects: dict[Key, dict[str, Any]] = {}
@@ -115,6 +117,9 @@ class ApiServer(ThreadingHTTPServer):
             fine = {"status": "True", "observedGeneration": self.changes}
             conditions = [{"type": kind} | fine for kind in ("Accepted", "ResolvedRefs")]
             body["status"] = {"parents": [{"conditions": conditions}]}
+        if key[2] == "deployments" and self.pods_run:
+            seen = {"observedGeneration": self.changes}
+            body["status"] = seen | {"updatedReplicas": 2, "availableReplicas": 2}
         if key[2] == "workflows":
             body["status"] = self.workflow
         self.objects[key] = body

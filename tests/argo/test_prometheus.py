@@ -66,6 +66,9 @@ class Pod:
         for _ in range(count):
             self._duration.labels(path, "flight-delay", "1", code).observe(seconds)
 
+    def count(self, count: int, code: int) -> None:
+        self._requests.labels("/predict", "flight-delay", "1", code).inc(count)
+
     def score(self, *scores: float) -> None:
         for score in scores:
             self._scores.observe(score)

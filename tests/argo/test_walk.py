@@ -1,6 +1,7 @@
 """The release template's own sequence of commands, carried out on the local platform."""
 
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from argo.interpreter import Interpreter
 from argo.test_workflow import template
 from delivery.conftest import Repo
 
+from modelyard.delivery import cli
 from modelyard.delivery.manifests import Target
 from modelyard.delivery.policy import load_release
 from modelyard.delivery.replay import Replay
@@ -31,12 +33,25 @@ def walk(repo: Repo, candidate: int, attempt: Attempt = lambda arguments: None) 
         for path, content in files.items():  # a pod has these files of the model repo only
             (repo.folder / path.removeprefix("/modelyard/")).write_text(content)
         code = attempt(command[1:])
-        return repo.modelyard(*command[1:]).returncode if code is None else code
+        return call(repo, *command) if code is None else code
 
     with traffic(repo):
         interpreter = Interpreter(template(), workflow(repo, candidate), execute)
         interpreter.run()
     return interpreter
+
+
+def call(repo: Repo, *command: str) -> int:
+    """The command's entry point, in this process: a start of Python for each node takes longer
+    than all of them. A node that is to be killed has a process of its own.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(repo.folder)
+        patched.setattr(sys, "argv", list(command))
+        patched.setenv("PLANTED_FAULTS", str(repo.faults))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    return int(ended.value.code or 0)
 
 
 def workflow(repo: Repo, candidate: int) -> dict:
@@ -76,6 +91,7 @@ def test_a_models_first_four_releases(repo: Repo) -> None:
     fails_in_the_canary(repo, 3, stable=1)
     node_never_starts(repo, 2, stable=1)
     node_dies(repo, 2)
+    call(repo, "modelyard", "release", "stop", "--env", "local")
 
 
 def first_release(repo: Repo, version: int) -> None:
@@ -88,7 +104,7 @@ def first_release(repo: Repo, version: int) -> None:
 
 def fails_in_the_canary(repo: Repo, version: int, stable: int) -> None:
     """The step decides and rolls back; the exit handler finds nothing left to do."""
-    repo.plant(version, fail_after=90)
+    repo.plant(version, fail_share=0.5, live_only=True)
     done = walk(repo, version)
     assert repo.events()[-1].decision == "rolled_back", repo.events()[-1]
     assert [code for _, code in done.nodes].count(2) == 1
@@ -128,7 +144,7 @@ def node_dies(repo: Repo, version: int) -> None:
 
     done = walk(repo, version, attempt)
     assert repo.events()[-1].decision == "promoted", repo.events()[-1]
-    canary = ["canary-1", "canary-2", "canary-3"]
+    canary = ["canary-1", "canary-2"]
     assert names(done) == ["preflight", "deploy", "shadow", *canary, "promote", "write-back"]
     assert [code for _, code in done.nodes if code] == [137]
     assert repo.answers() == version

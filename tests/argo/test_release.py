@@ -1,0 +1,234 @@
+"""Releases by the Kubernetes side of all four ports at once.
+
+The API server is a stand-in; Prometheus is real and scrapes one exporter a version, which
+answers what the HTTPRoute in the API server sends to it.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from argo.api_server import ApiServer
+from argo.test_kubernetes import kubeconfig
+from argo.test_prometheus import BINARY, Pod, free_port, server, until
+
+from modelyard.delivery import kubernetes, manifests
+from modelyard.delivery.controller import Controller
+from modelyard.delivery.machine import State
+from modelyard.delivery.manifests import Target
+from modelyard.delivery.policy import Kubernetes
+from modelyard.documents import ReleaseEvent, UserError
+
+pytestmark = [
+    pytest.mark.skipif(BINARY is None, reason="no prometheus here (apt-get install prometheus)"),
+    pytest.mark.xdist_group("prometheus"),
+]
+
+CANARY: dict[str, Any] = {
+    "steps": [20, 50],
+    "min_requests": 200,
+    "min_duration": "200ms",
+    "max_duration": "60s",
+}
+POLICY: dict[str, Any] = {
+    "interval": "200ms",
+    "shadow": {"min_requests": 200, "max_duration": "60s"},
+    "canary": CANARY,
+    "gates": {"errors": {"margin": 0.05}, "latency": None, "predictions": None},
+}
+ROUTE = ("gateway.networking.k8s.io/v1", "production", "httproutes", "flight-delay")
+
+
+@dataclass
+class Place:
+    """A cluster, its users and its Prometheus."""
+
+    api: ApiServer
+    pods: dict[str, Pod]
+    prometheus: str
+    bad: dict[str, float] = field(default_factory=dict)
+    """version → share of its answers that are 500"""
+    weights: list[dict[str, int]] = field(default_factory=list)
+    """of each HTTPRoute that there was, by version"""
+
+    def target(self, version: int) -> Target:
+        return Target(
+            model="flight-delay",
+            environment="production",
+            namespace="production",
+            image="ghcr.io/acme/flight-delay",
+            version=version,
+            host="flight-delay.example.com",
+            gateway="edge/public",
+            prometheus=self.prometheus,
+        )
+
+    def controller(self, version: int, **policy: Any) -> Controller:
+        environment = Kubernetes.model_validate(
+            {
+                "platform": "kubernetes",
+                "namespace": "production",
+                "host": "flight-delay.example.com",
+                "prometheus": self.prometheus,
+                "policy": POLICY | policy,
+            }
+        )
+        ports = kubernetes.kubernetes_ports(self.target(version), environment)
+        return Controller(ports, environment.policy)
+
+    def release(self, version: int, **policy: Any) -> State:
+        controller = self.controller(version, **policy)
+        with controller.ports.record.lock():
+            return controller.run(controller.open(version))
+
+    def users(self, done: threading.Event) -> None:
+        """2,000 requests a second, spread as the HTTPRoute says."""
+        while not done.wait(0.05):
+            with self.api.lock:
+                route = json.loads(json.dumps(self.api.objects.get(ROUTE)))
+            if route is None:
+                continue
+            rule = route["spec"]["rules"][0]
+            weights = {b["name"].rpartition("-v")[2]: b["weight"] for b in rule["backendRefs"]}
+            if not self.weights or self.weights[-1] != weights:
+                self.weights.append(weights)
+            for mirror in rule.get("filters", []):
+                name = mirror["requestMirror"]["backendRef"]["name"]
+                self.answer(name.rpartition("-v")[2], 100)
+            for version, weight in weights.items():
+                self.answer(version, weight)
+
+    def answer(self, version: str, requests: int) -> None:
+        failed = round(requests * self.bad.get(version, 0))
+        for code, count in ((500, failed), (200, requests - failed)):
+            if count:
+                self.pods[version].count(count, code)
+
+    def events(self) -> list[ReleaseEvent]:
+        return self.controller(1).ports.record.releases()[-1]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Pod], str]]:
+    """An exporter a version, and the Prometheus that scrapes them."""
+    ports = {version: free_port() for version in "123"}
+    pods = {version: Pod(port) for version, port in ports.items()}
+    with server(tmp_path_factory.mktemp("prometheus"), ports) as url:
+        yield pods, url
+    for pod in pods.values():
+        pod.stop()
+
+
+@pytest.fixture
+def place(
+    watched: tuple[dict[str, Pod], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    """Version 1 serves already."""
+    with ApiServer() as api, users(Place(api, *watched)) as place:
+        threading.Thread(target=api.serve_forever).start()
+        file = tmp_path / "kubeconfig"
+        file.write_text(yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{api.server_port}")))
+        where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+        monkeypatch.setattr(where, str(file))
+        api.pods_run = True
+        account = manifests.service_account(place.target(1), "flight-delay", token=False)
+        kubernetes.Cluster("production").apply(account)
+        assert place.release(1).decision == "bootstrapped"
+        yield place
+        api.shutdown()
+
+
+@contextmanager
+def users(place: Place) -> Iterator[Place]:
+    done = threading.Event()
+    thread = threading.Thread(target=place.users, args=(done,))
+    thread.start()
+    try:
+        yield place
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_good_version_and_a_bad_one(place: Place) -> None:
+    assert place.release(2).decision == "promoted", place.events()[-1]
+    until(lambda: place.weights[-1] == {"2": 100})
+    shares = [weights["2"] for weights in place.weights if "2" in weights]
+    assert shares == sorted(shares) and {20, 50, 100} <= set(shares)
+
+    place.bad["3"] = 0.3
+    seen = len(place.weights)
+    done = place.release(3)
+    assert done.decision == "rolled_back" and "errors" in done.reason
+    until(lambda: place.weights[-1] == {"2": 100})
+    assert max(w.get("3", 0) for w in place.weights[seen:]) == 0, "no user met it: the shadow did"
+    found = {key[3] for key in place.api.objects if key[2] == "deployments"}
+    assert found == {"flight-delay-v2"}
+
+
+def test_a_harm_budget(place: Place) -> None:
+    ramp = {"ramp": {"harm_budget": 500}} | {k: v for k, v in CANARY.items() if k != "steps"}
+    assert place.release(2, canary=ramp).decision == "promoted", place.events()[-1]
+    until(lambda: place.weights[-1] == {"2": 100})
+    shares = [weights["2"] for weights in place.weights if "2" in weights]
+    assert shares[-1] == 100 and 0 < max(shares[:-1], default=0) <= 100
+
+
+def test_a_prometheus_that_ends_advances_nothing(place: Place) -> None:
+    """The release waits, says why, and is inconclusive at the end."""
+    held = CANARY | {"max_duration": "3s", "on_inconclusive": "hold"}
+    controller = place.controller(2, canary=held)
+    source = controller.ports.source
+    assert isinstance(source, kubernetes.Prometheus)
+    with controller.ports.record.lock():
+        state = controller.advance(controller.open(2), "canary", 20)
+        assert (state.phase, state.weight) == ("canary", 20)
+        source._url = f"http://127.0.0.1:{free_port()}"
+        done = controller.run(state)
+    assert done.decision == "held" and done.weight == 0
+    notes = [
+        event.evidence["note"] for event in place.events() if (event.evidence or {}).get("note")
+    ]
+    assert any("does not answer" in note for note in notes)
+    assert max(event.weight for event in place.events()) == 20
+
+
+def test_an_edited_event_ends_the_next_step(place: Place) -> None:
+    """Counts that are made to look better do not give the e-values that the record has."""
+    controller = place.controller(2)
+    with controller.ports.record.lock():
+        controller.advance(controller.open(2), "canary", 20)
+    with place.api.lock:
+        maps = [o for key, o in place.api.objects.items() if key[2] == "configmaps"]
+    found = next(m for m in maps if "v2" in m["metadata"]["name"])
+    for key, text in sorted(found["data"].items()):
+        event = json.loads(text)
+        if event["verdicts"]:
+            event["evidence"]["counts"]["candidate"]["requests"] += 5000
+            found["data"][key] = json.dumps(event)
+            break
+    else:
+        pytest.fail("no event has verdicts")
+    before = place.api.objects[ROUTE]["spec"]
+    with pytest.raises(UserError, match="edited|does not follow|do not follow"):
+        place.release(2)
+    assert place.api.objects[ROUTE]["spec"] == before
+
+
+def test_a_candidate_is_watched_while_a_person_is_waited_for(place: Place) -> None:
+    controller, looks = place.controller(2), iter([True, True, False])
+    with controller.ports.record.lock():
+        state = controller.advance(controller.open(2), "canary", 50)
+        state = controller.watch(state, lambda: next(looks))
+        assert (state.phase, state.weight) == ("canary", 50), "approved, and no step ahead"
+        place.bad["2"] = 0.5
+        looks = iter([True] * 200)
+        done = controller.watch(state, lambda: next(looks))
+    assert done.decision == "rolled_back" and "errors" in done.reason
+    until(lambda: place.weights[-1] == {"1": 100})
