@@ -266,3 +266,13 @@ def test_pairs_that_are_judged_anew_tell_nothing() -> None:
     assert difference(counts(before), counts(fewer)).pairs is None
     more = difference(counts(before), counts(Pairs(requests=12, disagreement=4.5))).pairs
     assert more is not None and (more.requests, more.disagreement) == (3, 1.5)
+
+
+def test_many_rows_in_a_request_are_no_more_evidence_than_one() -> None:
+    stable, moved = scored(400, 500, 500, 400, 200), scored(100, 300, 500, 600, 500)
+    shadow = trial(SCORES, Block(stable, stable), live=False).go_live()
+    few = Block(
+        stable.model_copy(update={"requests": 20}), moved.model_copy(update={"requests": 20})
+    )
+    assert verdict(shadow.after(few, True), "scores").outcome == "wait"
+    assert verdict(shadow.after(Block(stable, moved), True), "scores").outcome == "fail"

@@ -78,7 +78,7 @@ def test_the_record_tells_how_the_weight_rose(repo: Path) -> None:
 
     first, good, faulty = releases(repo / ".modelyard" / "releases")
     assert weights(first) == []
-    assert weights(good) == [5, 25, 50, 100]
+    assert weights(good) == [5, 25, 50]
     assert weights(faulty)[-1] < 100
     assert faulty[-1].weight == 0 and faulty[-1].stable == 2
 

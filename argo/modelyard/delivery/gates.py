@@ -249,13 +249,16 @@ class _Shape:
     def after(self, block: Block) -> "_Shape":
         if self.edges:
             return self
-        early = added(self.early, block.stable.scores)
+        early = added(self.early, _by_request(block.stable))
         known = sum(early.values()) >= _KNOWN
         return _Shape(early, even_edges(early, EDGES) if known else ())
 
     def streams(self, block: Block) -> list[list[float]]:
-        """n_s, k_s, n_c, k_c of scores up to each edge."""
-        s, c = block.stable.scores, block.candidate.scores
+        """n_s, k_s, n_c, k_c of scores up to each edge.
+
+        Rows of one request are not independent, requests are: all its rows count as one.
+        """
+        s, c = _by_request(block.stable), _by_request(block.candidate)
         n_s, n_c = sum(s.values()), sum(c.values())
         found = [[n_s, up_to(s, edge), n_c, up_to(c, edge)] for edge in self.edges]
         return found + [[0.0] * 4] * (EDGES - len(found))
@@ -676,6 +679,13 @@ def _between(lower: float, upper: float) -> str:
     if lower <= -1 or upper >= 1:
         return f"at least {lower:+.2%} apart" if upper >= 1 else f"at most {upper:+.2%} apart"
     return f"{lower:+.2%} to {upper:+.2%} apart"
+
+
+def _by_request(arm: Arm) -> Histogram:
+    rows = sum(arm.scores.values())
+    if rows <= arm.requests:
+        return arm.scores
+    return {edge: count * arm.requests / rows for edge, count in arm.scores.items()}
 
 
 def _one_arm(requests: int, hits: float) -> list[float]:

@@ -248,7 +248,7 @@ class Bets:
             beyond &= (n_s > 0) & (n_c > 0)
             p = nearest(q_s, q_c, np.maximum(n_s, 1), np.maximum(n_c, 1), d)
             log_e = _log_ratio(n_s, k_s, q_s, p) + _log_ratio(n_c, k_c, q_c, p + d)
-        return np.where(beyond, np.exp(np.minimum(log_e, 500.0)), 1.0)
+        return np.where(beyond, np.exp(np.minimum(log_e, 400.0)), 1.0)
 
 
 def _log_ratio(n: Floats, k: Floats, q: Floats, p: Floats) -> Floats:
