@@ -26,6 +26,7 @@ from modelyard.serving import buckets, openapi
 from modelyard.serving.drain import drain_s, on_sigterm
 from modelyard.serving.package import Package, find_package
 from modelyard.serving.rows import Prediction, Row
+from modelyard.serving.supervisor import watch_closely
 
 if TYPE_CHECKING:
     from modelyard.serving.model import Model
@@ -124,6 +125,11 @@ class ModelService:
                 f"can't listen on {host}:{port}: {error.strerror}; "
                 "stop what listens there, or choose another --port"
             ) from None
+
+    @bentoml.on_deployment
+    @staticmethod
+    def _supervise() -> None:
+        watch_closely()
 
     async def __is_ready__(self) -> bool:
         return not self.problem and not self.draining

@@ -4,6 +4,7 @@ from typing import Any
 
 from modelyard.documents import Signature
 from modelyard.documents.signature import Input, Number
+from modelyard.serving.rows import ARROW, JSON
 
 SCHEMAS = "#/components/schemas/"
 REQUEST_ID = {
@@ -13,26 +14,42 @@ REQUEST_ID = {
     "description": "Printable, at most 128 characters; made where it is missing. Echoed.",
     "schema": {"type": "string"},
 }
+HEADERS = {
+    "x-request-id": {"required": True, "schema": {"type": "string"}},
+    "x-model-version": {"required": True, "schema": {"type": "integer"}},
+}
 REFUSALS = {
-    "400": "The body is not JSON, or not an object with `rows`.",
+    "400": "The body is not of its content type, or has neither `rows` nor `columns`.",
+    "405": "The route takes another method.",
     "413": "Too many bytes or rows.",
-    "415": "The content type is not JSON.",
+    "415": "The content type is neither JSON nor an Arrow stream.",
     "422": "A row does not fit the signature; `errors` names row and field.",
     "500": "The service failed; its log has the traceback under the request id.",
-    "503": "The model is not ready.",
+    "503": "The model is not ready, or too many requests wait: then `retry-after` tells when to "
+    "try again.",
+    "504": "The service's own code took too long.",
 }
+FLOAT32_MAX = 3.4028234663852886e38
 
 
 def components(signature: Signature, max_rows: int) -> dict[str, Any]:
-    """The schemas `Row`, `PredictRequest`, `Prediction`, `PredictResponse` and `Error`."""
+    """The schemas of both bodies of `/predict` and their parts, of `/model` and of refusals."""
     row: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
         "required": [i.name for i in signature.inputs],
         "properties": {i.name: _field(i) for i in signature.inputs},
     }
+    columns: dict[str, Any] = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [i.name for i in signature.inputs],
+        "description": "Arrays of the same length.",
+        "properties": {i.name: _array(_field(i), max_rows) for i in signature.inputs},
+    }
     if signature.example:
         row["example"] = signature.example
+        columns["example"] = {name: [value] for name, value in signature.example.items()}
     version = {"type": "integer", "description": "the model's version"}
     error = {
         "type": "object",
@@ -43,15 +60,43 @@ def components(signature: Signature, max_rows: int) -> dict[str, Any]:
             "message": {"type": "string"},
         },
     }
+    prediction = _prediction(signature)
+    scored = {
+        name: {"type": "array", "items": kind} for name, kind in prediction["properties"].items()
+    }
     return {
         "Row": row,
-        "PredictRequest": _object(
-            rows={"type": "array", "minItems": 1, "maxItems": max_rows, "items": _ref("Row")}
-        )
-        | {"additionalProperties": False},
-        "Prediction": _prediction(signature),
-        "PredictResponse": _object(
-            predictions={"type": "array", "items": _ref("Prediction")}, version=version
+        "Columns": columns,
+        "PredictRequest": {
+            "oneOf": [
+                _only(
+                    rows={
+                        "type": "array",
+                        "minItems": 1,
+                        "maxItems": max_rows,
+                        "items": _ref("Row"),
+                    }
+                ),
+                _only(columns=_ref("Columns")),
+            ]
+        },
+        "Prediction": prediction,
+        "PredictResponse": {
+            "oneOf": [
+                _object(
+                    predictions={"type": "array", "items": _ref("Prediction")}, version=version
+                ),
+                _object(columns=_object(**scored), version=version),
+            ]
+        },
+        "Model": _object(
+            name={"type": "string"},
+            version=version,
+            package={"type": "string", "description": "SHA-256 of the package's manifest"},
+            task={"type": "string", "enum": ["binary", "multiclass", "regression"]},
+            signature={"type": "object"},
+            metrics={"type": "object", "additionalProperties": {"type": "number"}},
+            git_commit={"type": "string"},
         ),
         "Error": _object(error={"type": "string"}, errors={"type": "array", "items": error}),
     }
@@ -60,9 +105,23 @@ def components(signature: Signature, max_rows: int) -> dict[str, Any]:
 def paths(signature: Signature) -> dict[str, Any]:
     """`POST /predict` and `GET /model`."""
     failures = {code: _answer(text, _ref("Error")) for code, text in REFUSALS.items()}
+    failures["503"]["headers"] = HEADERS | {"retry-after": {"schema": {"type": "integer"}}}
+    failures["405"]["headers"] = HEADERS | {"allow": {"schema": {"type": "string"}}}
     body: dict[str, Any] = {"schema": _ref("PredictRequest")}
     if signature.example:
-        body["example"] = {"rows": [signature.example]}
+        columns = {name: [value] for name, value in signature.example.items()}
+        body["examples"] = {
+            "one row": {"value": {"rows": [signature.example]}},
+            "many rows": {"value": {"rows": [signature.example] * 2}},
+            "columns": {"value": {"columns": columns}},
+        }
+    stream = {
+        "schema": {"type": "string", "format": "binary"},
+    }
+    answer = _answer(
+        "One prediction a row, in order, in the request's form", _ref("PredictResponse")
+    )
+    answer["content"][ARROW] = stream
     return {
         "/predict": {
             "post": {
@@ -70,11 +129,8 @@ def paths(signature: Signature) -> dict[str, Any]:
                 "tags": ["Service APIs"],
                 "summary": f"Predict {signature.target} for one row or many",
                 "parameters": [REQUEST_ID],
-                "requestBody": {"required": True, "content": {"application/json": body}},
-                "responses": {
-                    "200": _answer("One prediction a row, in order", _ref("PredictResponse")),
-                    **failures,
-                },
+                "requestBody": {"required": True, "content": {JSON: body, ARROW: stream}},
+                "responses": {"200": answer, **failures},
             }
         },
         "/model": {
@@ -82,8 +138,10 @@ def paths(signature: Signature) -> dict[str, Any]:
                 "operationId": "model",
                 "tags": ["Service APIs"],
                 "summary": "What is served: name, version, signature, metrics, commit",
+                "parameters": [REQUEST_ID],
                 "responses": {
-                    "200": _answer("The model", {"type": "object"}),
+                    "200": _answer("The model", _ref("Model")),
+                    "405": failures["405"],
                     "503": failures["503"],
                 },
             }
@@ -94,10 +152,8 @@ def paths(signature: Signature) -> dict[str, Any]:
 def _field(field: Input) -> dict[str, Any]:
     if isinstance(field, Number):
         schema: dict[str, Any] = {"type": "integer" if field.integer else "number"}
-        if field.minimum is not None:
-            schema["minimum"] = field.minimum
-        if field.maximum is not None:
-            schema["maximum"] = field.maximum
+        schema["minimum"] = -FLOAT32_MAX if field.minimum is None else field.minimum
+        schema["maximum"] = FLOAT32_MAX if field.maximum is None else field.maximum
         if field.unit:
             schema["description"] = field.unit
     else:
@@ -131,9 +187,21 @@ def _object(**properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "required": [*properties], "properties": properties}
 
 
+def _array(items: dict[str, Any], most: int) -> dict[str, Any]:
+    return {"type": "array", "minItems": 1, "maxItems": most, "items": items}
+
+
+def _only(**properties: dict[str, Any]) -> dict[str, Any]:
+    return _object(**properties) | {"additionalProperties": False}
+
+
 def _ref(name: str) -> dict[str, Any]:
     return {"$ref": SCHEMAS + name}
 
 
 def _answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+    return {
+        "description": description,
+        "headers": HEADERS,
+        "content": {JSON: {"schema": schema}},
+    }

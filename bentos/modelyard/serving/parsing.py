@@ -17,10 +17,7 @@ from pydantic_core import from_json
 from modelyard.documents import Signature
 from modelyard.documents.signature import Input, Number
 from modelyard.serving.encoding import FLOAT32_MAX, MOST_ERRORS, Encoder
-from modelyard.serving.rows import Row, RowError
-
-JSON = "application/json"
-ARROW = "application/vnd.apache.arrow.stream"
+from modelyard.serving.rows import ARROW, JSON, Row, RowError
 
 Form = Literal["rows", "columns", "arrow"]
 

@@ -20,9 +20,9 @@ from modelyard.serving.batching import Batcher
 from modelyard.serving.metrics import Metrics
 from modelyard.serving.model import Model
 from modelyard.serving.package import Package
-from modelyard.serving.parsing import ARROW, JSON, Inputs, Parser, Refusal
+from modelyard.serving.parsing import Inputs, Parser, Refusal
 from modelyard.serving.prediction_log import FLUSH_S, Entry, PredictionLog
-from modelyard.serving.rows import Prediction, Row
+from modelyard.serving.rows import ARROW, JSON, Prediction, Row
 
 THREAD_BYTES = 256 * 1024
 """a body longer than this is parsed in a thread, so that the loop can answer others"""

@@ -1,6 +1,9 @@
-"""What rows and predictions are, in plain Python: what a team's own code sees."""
+"""What rows and predictions are, in plain Python, and the content types that they come in."""
 
 from typing import Any, NamedTuple, NotRequired, TypedDict
+
+JSON = "application/json"
+ARROW = "application/vnd.apache.arrow.stream"
 
 Row = dict[str, Any]
 """input → number, string or None"""
