@@ -25,13 +25,16 @@ POLICY = {
     "deploy": {"max_duration": "60s"},
     "shadow": {"min_requests": 60, "max_duration": "30s"},
     "canary": {
-        "steps": [20, 50, 100],
+        "steps": [20, 50],
         "min_requests": 20,
         "min_duration": "300ms",
         "max_duration": "30s",
     },
     # Loose: two servers, Envoy and a load generator share a busy test machine.
-    "gates": {"latency": {"quantile": 0.5, "ratio": 3.0, "slack": "200ms"}},
+    "gates": {
+        "errors": {"margin": 0.05},
+        "latency": {"quantile": 0.5, "ratio": 3.0, "slack": "200ms"},
+    },
 }
 
 

@@ -7,7 +7,7 @@ what is left.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 HIGHEST = 50
 """per cent: above, proof gets slower again, because stable has less traffic to compare with"""
@@ -25,6 +25,11 @@ class Outlook:
     """the same of mirrored requests"""
     requests: float
     """of all users until the next decision is carried out"""
+    owed: float = 0.0
+    """requests that wait for the candidate, beyond what would wait for stable. A candidate that
+    hangs has no failures yet: until they are answered, they are taken for failures to come"""
+    by_chance: float = 0.0
+    """so many may be owed by chance"""
 
     def weight(self) -> int:
         """The largest weight that is affordable, per cent; 0: none is.
@@ -34,18 +39,28 @@ class Outlook:
         """
         if self.left <= 0:
             return 0
+        if self.owed > 0:
+            now = replace(self, left=self.left - self.owed, owed=0.0).weight()
+            later = replace(self, owed=0.0).weight()
+            return max(now, min(1, later)) if self.owed <= self.by_chance else now
         if self.requests <= 0:
             return HIGHEST
         if self.cost(1) > self.left:
             return int(min(self.bound, self.shadow_bound) * self.requests <= 100 * self.left)
         return min(HIGHEST, math.floor(100 * self.left / (self.bound * self.requests)))
 
+    def pauses(self) -> bool:
+        """Whether nothing but what is owed keeps the candidate from traffic."""
+        return self.weight() == 0 and replace(self, owed=0.0).weight() > 0
+
     def cost(self, weight: int) -> float:
         """Failed requests at most, at a weight."""
         return self.bound * self.requests * weight / 100
 
     def __str__(self) -> str:
+        hangs = self.owed > self.by_chance
+        owed = f", {self.owed:.0f} more requests than at stable wait" if hangs else ""
         return (
             f"{max(0.0, self.left):.1f} failed requests of the harm budget are left, "
-            f"{self.bound:.2%} more failures than stable's are possible"
+            f"{self.bound:.2%} more failures than stable's are possible{owed}"
         )

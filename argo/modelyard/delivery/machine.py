@@ -15,6 +15,7 @@ time run out. Nothing here looks at a clock or a file.
 """
 
 import functools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -261,6 +262,8 @@ def _rate(state: State, counts: Counts) -> float:
     stable, candidate = arms(first, counts)
     users = stable.requests - (counts.replayed.requests - first.replayed.requests)
     users += candidate.requests if state.phase == "canary" else 0
+    for before, now in ((first.stable, counts.stable), (first.candidate, counts.candidate)):
+        users += now.pending - before.pending if now and before and state.phase == "canary" else 0
     return max(0, users) / (counts.time - first.time)
 
 
@@ -424,7 +427,8 @@ def _unclear(evidence: Evidence, state: State, verdicts: tuple[Verdict, ...]) ->
         return "a server is not ready"
     if state.baseline is None:
         return f"the first counts at {state.weight} %"
-    if not arms(state.recent[0], evidence.counts)[1].requests:
+    paused = state.phase == "canary" and state.weight == 0
+    if not paused and not arms(state.recent[0], evidence.counts)[1].requests:
         return f"no requests in the last {len(state.recent)} looks"
     return None
 
@@ -502,10 +506,12 @@ def _ramp(
         return Action("promote", 100, "every gate is proven within its limit")
     seen = outlook(policy, evidence, state)
     weight = seen.weight()
-    if weight == 0:
+    if weight == 0 and not seen.pauses():
         return _inconclusive(policy, state, f"{seen}; undecided: {waiting}")
     if unclear:
         weight = min(weight, state.weight)
+    if state.weight == 0:
+        weight = min(weight, 1)
     return Action("canary", weight, f"{waiting}; {seen}")
 
 
@@ -518,13 +524,31 @@ def outlook(policy: Policy, evidence: Evidence, state: State) -> Outlook:
     age = max(0.0, evidence.time - counts.time) if counts else 0.0
     rate = _rate(state, counts) if counts else state.rate
     shadow = state.phase == "shadow"
+    owed, by_chance = (0.0, 0.0) if shadow or not counts else _owed(counts, state.weight)
     return Outlook(
+        owed=owed,
+        by_chance=by_chance,
         left=policy.canary.ramp.harm_budget - max(0.0, tests.excess),
         bound=1.0 if shadow else tests.excess_bound(),
         shadow_bound=tests.excess_bound() if shadow else tests.shadow_bound,
         # The counts' age, the time to the next look, and as much again to act on it.
-        requests=rate * (age + 2 * policy.interval),
+        requests=rate * (age + 2 * max(policy.interval, _between_looks(state))),
     )
+
+
+def _owed(counts: Counts, weight: int) -> tuple[float, float]:
+    """Requests that wait for the candidate, beyond those that would for stable at its weight; and
+    how many that may be by chance (two standard deviations of the two Poisson counts)."""
+    ours = (counts.candidate or Arm()).pending
+    part = weight / (100 - weight)
+    theirs = (counts.stable or Arm()).pending
+    return max(0.0, ours - theirs * part), 2 * math.sqrt(1 + ours + theirs * part**2)
+
+
+def _between_looks(state: State) -> float:
+    """Seconds, as they were lately: a busy machine looks less often than it should."""
+    first, *later = state.recent or (None,)
+    return (later[-1].time - first.time) / len(later) if first and later else 0.0
 
 
 def _inconclusive(policy: Policy, state: State, why: str) -> Action:

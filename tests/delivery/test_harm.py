@@ -1,0 +1,95 @@
+"""The harm budget: what a weight may cost, and requests that a candidate keeps waiting."""
+
+import pytest
+
+from modelyard.delivery import machine
+from modelyard.delivery.harm import HIGHEST, Outlook
+from modelyard.delivery.policy import Policy
+from modelyard.delivery.ports import Arm, Counts, Evidence, Health, Pairs
+
+
+def outlook(**given: float) -> Outlook:
+    return Outlook(**{"left": 20.0, "bound": 1.0, "shadow_bound": 0.1, "requests": 40.0, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "weight"),
+    [
+        ({}, 50),
+        ({"requests": 100.0}, 20),
+        ({"bound": 0.01, "requests": 10_000.0}, 20),
+        ({"requests": 0.0}, HIGHEST),
+        ({"left": 0.0}, 0),
+        # Where even 1 % may cost too much, what the shadow has proven is enough.
+        ({"requests": 10_000.0, "left": 20.0}, 1),
+        ({"requests": 10_000.0, "left": 20.0, "shadow_bound": 0.5}, 0),
+    ],
+)
+def test_the_weight_that_is_affordable(given: dict, weight: int) -> None:
+    assert outlook(**given).weight() == weight
+    assert outlook(**given).cost(weight) <= 20 or weight == 1
+
+
+def test_what_a_hanging_candidate_owes_is_taken_for_failures_to_come() -> None:
+    assert outlook(owed=12.0, by_chance=8.0).weight() == 20
+    hanging = outlook(owed=20.0, by_chance=9.0)
+    assert hanging.weight() == 0 and hanging.pauses()
+    assert "20 more requests than at stable wait" in str(hanging)
+    assert not outlook(left=0.0, owed=20.0).pauses(), "the budget is spent: nothing to wait for"
+
+
+def test_a_slow_model_has_many_waiting_by_chance() -> None:
+    slow = outlook(left=5.0, owed=6.0, by_chance=20.0)
+    assert slow.weight() == 1 and not slow.pauses() and "wait" not in str(slow)
+
+
+READY = Health(status="ready")
+POLICY = Policy.model_validate(
+    {
+        "interval": "1s",
+        "shadow": {"min_requests": 20},
+        "canary": {"ramp": {"harm_budget": 20}, "min_requests": 20},
+        "gates": {"latency": None, "errors": {"margin": 0.001}},
+    }
+)
+
+
+class Release:
+    """One look a second."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+        self.stable = self.candidate = 0
+        self.state = machine.replay([machine.begin("r", 2, 1, self.time, POLICY)])
+
+    def look(self, stable: int = 0, candidate: int = 0, pending: int = 0) -> int:
+        """So many answers come in, so many wait for the candidate; the weight that follows."""
+        self.time += 1
+        self.stable += stable
+        self.candidate += candidate
+        counts = Counts(
+            time=self.time,
+            epoch="a",
+            stable=Arm(requests=self.stable),
+            candidate=Arm(requests=self.candidate, pending=pending),
+            pairs=Pairs(requests=self.candidate),
+        )
+        seen = Evidence(time=self.time, candidate=READY, stable=READY, counts=counts)
+        action = machine.decide(POLICY, seen, self.state)
+        self.state = machine.apply(self.state, machine.event(self.state, action, seen))
+        return self.state.weight
+
+
+def test_a_candidate_that_hung_is_tried_again_with_little_once_it_has_answered() -> None:
+    release = Release()
+    while release.state.phase != "canary":
+        release.look(40, 40)
+    for _ in range(4):
+        assert release.look(30, 10) > 5
+    assert release.look(30, 0, pending=25) == 0
+    assert [release.look(40, 0, pending=25) for _ in range(20)] == [0] * 20, "it waits"
+    assert release.state.phase == "canary"
+    assert release.look(40, 25) == 1
+    assert release.look(40, 1) > 1
+    assert release.look(30, 0, pending=25) == 0
+    assert release.look(30, 0) == 1, "answered or given up: what it was, the failures tell"
