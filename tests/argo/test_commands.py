@@ -1,13 +1,14 @@
 """The commands in the templates are those of the real `modelyard`."""
 
 import re
+import sys
 
 import click
 import pytest
 import typer.main
-from argo.test_workflow import walk
+from argo.test_workflow import MODEL, walk
 
-from modelyard.delivery.cli import app
+from modelyard.delivery.cli import app, main
 
 
 def parse(command: list[str]) -> str:
@@ -37,6 +38,34 @@ def test_every_command_is_accepted(environment: str, steps: set[str]) -> None:
     assert set(paths[:-1]) == {"modelyard release step"}
     assert paths[-1] == "modelyard release write-back"
     assert {command[3] for command in commands} >= {"preflight", "promote", "rollback"} | steps
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "problem"),
+    [
+        ("staging", ["canary", "--weight", "7"], "--weight 7: the policy's steps are 50, 100"),
+        ("staging", ["canary"], "--weight None: the policy's steps are 50, 100"),
+        ("staging", ["ramp"], "the policy has fixed steps: run step canary with --weight"),
+        ("ramped", ["canary", "--weight", "5"], "the policy has a ramp: run step ramp instead"),
+        ("ramped", ["shadow", "--weight", "5"], "--weight belongs to step canary, not to shadow"),
+        ("production", ["watch"], "step watch needs it"),
+        ("production", ["promote", "--workflow", "x"], "--workflow belongs to step watch"),
+    ],
+)
+def test_a_step_that_the_policy_has_not(
+    environment: str,
+    arguments: list[str],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(MODEL)
+    command = ["modelyard", "release", "step", *arguments, "--env", environment]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert problem in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

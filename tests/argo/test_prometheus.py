@@ -1,6 +1,5 @@
 """Evidence from a real Prometheus that scrapes real exporters, one a version."""
 
-import itertools
 import os
 import shutil
 import signal
@@ -391,9 +390,6 @@ def test_the_guides_finer_edges_are_an_envoys(tmp_path: Path) -> None:
     command = [program, "--mode", "validate", "-c", str(config)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    edges = merged["stats_config"]["histogram_bucket_settings"][0]["buckets"]
-    # Close enough for a gate of `ratio: 1.3`, up to 2.5 s.
-    assert all(b / a < 1.23 for a, b in itertools.pairwise(edges) if b < 5000)
 
 
 def test_queries_of_ones_own(url: str, pods: dict[str, Pod]) -> None:

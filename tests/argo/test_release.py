@@ -5,6 +5,7 @@ answers what the HTTPRoute in the API server sends to it.
 """
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import yaml
 from argo.api_server import ApiServer
 from argo.test_kubernetes import kubeconfig
 from argo.test_prometheus import BINARY, Pod, free_port, server, until
+from support import commit, run
 
 from modelyard.delivery import kubernetes, manifests
 from modelyard.delivery.controller import Controller
@@ -50,6 +52,7 @@ class Place:
     """A cluster, its users and its Prometheus."""
 
     api: ApiServer
+    kubeconfig: Path
     pods: dict[str, Pod]
     prometheus: str
     bad: dict[str, float] = field(default_factory=dict)
@@ -69,16 +72,17 @@ class Place:
             prometheus=self.prometheus,
         )
 
+    def environment(self, **policy: Any) -> dict[str, Any]:
+        return {
+            "platform": "kubernetes",
+            "namespace": "production",
+            "host": "flight-delay.example.com",
+            "prometheus": self.prometheus,
+            "policy": POLICY | policy,
+        }
+
     def controller(self, version: int, **policy: Any) -> Controller:
-        environment = Kubernetes.model_validate(
-            {
-                "platform": "kubernetes",
-                "namespace": "production",
-                "host": "flight-delay.example.com",
-                "prometheus": self.prometheus,
-                "policy": POLICY | policy,
-            }
-        )
+        environment = Kubernetes.model_validate(self.environment(**policy))
         ports = kubernetes.kubernetes_ports(self.target(version), environment)
         return Controller(ports, environment.policy)
 
@@ -130,9 +134,9 @@ def place(
     watched: tuple[dict[str, Pod], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Place]:
     """Version 1 serves already."""
-    with ApiServer() as api, users(Place(api, *watched)) as place:
+    file = tmp_path / "kubeconfig"
+    with ApiServer() as api, users(Place(api, file, *watched)) as place:
         threading.Thread(target=api.serve_forever).start()
-        file = tmp_path / "kubeconfig"
         file.write_text(yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{api.server_port}")))
         where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
         monkeypatch.setattr(where, str(file))
@@ -156,7 +160,7 @@ def users(place: Place) -> Iterator[Place]:
         thread.join()
 
 
-def test_a_good_version_and_a_bad_one(place: Place) -> None:
+def test_a_good_version_and_a_bad_one(place: Place, tmp_path: Path) -> None:
     assert place.release(2).decision == "promoted", place.events()[-1]
     until(lambda: place.weights[-1] == {"2": 100})
     shares = [weights["2"] for weights in place.weights if "2" in weights]
@@ -170,6 +174,31 @@ def test_a_good_version_and_a_bad_one(place: Place) -> None:
     assert max(w.get("3", 0) for w in place.weights[seen:]) == 0, "no user met it: the shadow did"
     found = {key[3] for key in place.api.objects if key[2] == "deployments"}
     assert found == {"flight-delay-v2"}
+    written_back(place, tmp_path / "repo")
+
+
+def written_back(place: Place, folder: Path) -> None:
+    """As the workflow's last node does: with the record in ConfigMaps, and the policy, alone."""
+    origin = folder / "origin.git"
+    policy = {"version": 3, "image": "ghcr.io/acme/flight-delay", "repository": str(origin)}
+    policy["environments"] = {"production": place.environment()}
+    (folder / "argo").mkdir(parents=True)
+    (folder / "argo" / "release.yaml").write_text(yaml.safe_dump(policy))
+    (folder / "pyproject.toml").write_text('[project]\nname = "flight-delay"\n')
+    commit(folder, "Version 3")
+    run("git", "clone", "--quiet", "--bare", folder, origin, cwd=folder)
+    modelyard = [sys.executable, "-m", "modelyard.delivery.cli"]
+    command = [*modelyard, "release", "write-back", "--env", "production"]
+    for said in (
+        ": Back to version 2: version 3 was rolled back in production",
+        "is there already",
+    ):
+        assert said in run(*command, cwd=folder, KUBECONFIG=str(place.kubeconfig))
+    (branch,) = run(
+        "git", "for-each-ref", "--format=%(refname)", "refs/heads/modelyard", cwd=origin
+    ).split()
+    text = run("git", "show", f"{branch}:argo/release.yaml", cwd=origin)
+    assert yaml.safe_load(text) == policy | {"version": 2}
 
 
 def test_a_harm_budget(place: Place) -> None:
