@@ -2,13 +2,16 @@
 
 import json
 from contextlib import closing
+from pathlib import Path
 
 import httpx
 import pytest
+from delivery.conftest import package
 from delivery.model_repo import POLICY, Repo
 
 from modelyard.delivery.envoy import ARM_HEADER
 from modelyard.delivery.predictions import SHADOW_ID
+from modelyard.delivery.shadow import past_requests
 
 pytestmark = pytest.mark.xdist_group("delivery")
 
@@ -50,7 +53,8 @@ def test_logged_requests_decide_the_shadow_and_nothing_more(serving: Repo) -> No
     assert len({c["candidate"]["requests"] for c in live[1:]}) == 1
 
     sent = [row for row in logged(serving, 2) if row["request_id"].startswith(SHADOW_ID)]
-    assert {row["inputs"]["x"] for row in sent} >= {i / 20 for i in range(20)}
+    asked = {row["inputs"]["x"] for row in logged(serving, 1)}
+    assert sent and {row["inputs"]["x"] for row in sent} <= asked
     assert len(sent) == len(logged(serving, 2)), "nobody else asked the candidate"
 
 
@@ -64,17 +68,23 @@ def test_a_fault_that_logged_requests_show(serving: Repo) -> None:
     assert {e.weight for e in serving.events()} == {0}
 
 
-def test_before_any_traffic_the_reference_is_asked(repo: Repo) -> None:
-    first = repo.modelyard("release", "run", "--env", "local", "--candidate", "1")
-    assert first.returncode == 0, first.stderr
-    repo.write_policy(replaying(canary="1s"))
-    assert repo.modelyard(*ALONE).returncode == 2
-    assert "canary" in {e.phase for e in repo.events()}
-    assert len(logged(repo, 1)) >= POLICY["shadow"]["min_requests"]
-
-
 def test_the_way_into_the_shadow_is_shut_at_other_times(serving: Repo) -> None:
     reply = httpx.post(
         f"{serving.url}/predict", json={"rows": [{"x": 0.5}]}, headers={ARM_HEADER: "shadow"}
     )
     assert (reply.status_code, reply.text) == (503, "no shadow now\n")
+
+
+def test_what_is_sent_into_a_shadow(tmp_path: Path) -> None:
+    package(tmp_path / "package")
+    log = tmp_path / "log"
+    reference = [json.loads(each)["rows"] for each in past_requests(log, tmp_path / "package")]
+    assert len(reference) == 97 and reference[0] == [{"x": 0.0}], "before any traffic"
+    log.mkdir()
+    lines = [
+        {"time": float(i), "request_id": name, "row": row, "inputs": {"x": i}, "score": 0.0}
+        for i, (name, row) in enumerate([("a", 0), ("a", 1), (f"{SHADOW_ID}1", 0), ("b", 0)])
+    ]
+    (log / "1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sent = [json.loads(each)["rows"] for each in past_requests(log, tmp_path / "package")]
+    assert sent == [[{"x": 0}, {"x": 1}], [{"x": 3}]]

@@ -6,6 +6,7 @@ no user waits for one, and none of them is part of the live split.
 
 import time
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelyard.delivery.envoy import ARM_HEADER
@@ -41,14 +42,11 @@ class ShadowReplay:
         """Begin, unless begun."""
         if self._sender is not None:
             return
-        log = latest_requests(self._runtime.predictions(stable), _MOST, SHADOW_ID)
-        rows = [r.inputs for r in log] or [
-            [row] for row in reference_rows(self._runtime.package(stable), _MOST)
-        ]
+        bodies = past_requests(self._runtime.predictions(stable), self._runtime.package(stable))
         self._stable = stable
         self._measured = (time.monotonic(), self._live(), 0.0)
         url = f"http://127.0.0.1:{self._runtime.envoy.port}"
-        self._sender = Sender(url, [body(each) for each in rows], self._gap, _headers)
+        self._sender = Sender(url, bodies, self._gap, _headers)
         self._sender.start()
 
     def stop(self, wait: bool) -> None:
@@ -78,6 +76,17 @@ class ShadowReplay:
             return self._measured[1]
         found = arms.get(f"v{self._stable}")
         return found.requests if found else 0
+
+
+def past_requests(log: Path, package: Path) -> list[bytes]:
+    """The newest of a prediction log, but not those that a shadow was sent before; if there are
+    none, one for each row of the package's reference.
+
+    Raises:
+        UserError: there are no rows in the package either.
+    """
+    logged = [r.inputs for r in latest_requests(log, _MOST, without=SHADOW_ID)]
+    return [body(rows) for rows in logged or [[row] for row in reference_rows(package, _MOST)]]
 
 
 def _headers() -> dict[str, str]:
