@@ -112,18 +112,23 @@ async def _predictions(
     """
     if service.predictor is None or service.problem:
         raise Refusal(503, f"not ready: {service.problem}")
-    # Before its body is read: what is refused shall cost little, and be told at once.
-    if service.waiting >= service.max_waiting:
-        raise Overload(service.waiting)
+    # Before its body is read, too: what is refused shall cost little.
+    _admit(service)
     message = await receive()
     body = message.get("body", b"")
     if message.get("more_body") or len(body) > service.max_bytes:
         body = await _rest(body, message, receive, service.max_bytes)
+    _admit(service)
     service.waiting += 1
     try:
         return await service.predictor.answer(kind, body, request_id)
     finally:
         service.waiting -= 1
+
+
+def _admit(service: "ModelService") -> None:
+    if service.waiting >= service.max_waiting:
+        raise Overload(service.waiting)
 
 
 async def _rest(body: bytes, message: dict[str, Any], receive: Receive, most: int) -> bytes:

@@ -30,9 +30,13 @@ class Model:
         self.graph = load_graph(package)
         self._check(package / "reference.parquet")
 
+    def scores(self, rows: list[Row]) -> np.ndarray:
+        """float32 [N], or [N, classes] of a multiclass model; the rows fit the signature."""
+        return self.graph(*self.encoder.encode(rows))
+
     def predict(self, rows: list[Row]) -> list[Prediction]:
         """One prediction a row, in the order of the rows, which fit the signature."""
-        return self.predictions(self.graph(*self.encoder.encode(rows)))
+        return self.predictions(self.scores(rows))
 
     def predictions(self, scores: np.ndarray) -> list[Prediction]:
         """Scores [N] or [N, classes] with the class that each row most likely has."""
@@ -65,7 +69,7 @@ class Model:
         if errors := self.encoder.errors(rows):
             index, field, message = errors[0]
             raise UserError(f"{where}: row {index}: {field}: {message}; train the model again")
-        found = self.graph(*self.encoder.encode(rows))
+        found = self.scores(rows)
         if found.shape != expected.shape:
             raise UserError(
                 f"{where}: the graph's scores have shape {found.shape}, "
