@@ -1,11 +1,9 @@
-"""The state machine: a table of its decisions, and what holds whatever happens."""
+"""The state machine: its decisions, one by one."""
 
 import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from modelyard.delivery import machine
 from modelyard.delivery.counts import Block
@@ -13,7 +11,6 @@ from modelyard.delivery.gates import Trial
 from modelyard.delivery.machine import Action, State, decide
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Evidence, Health, Pairs
-from modelyard.documents import ReleaseEvent, UserError
 
 READY, GONE = Health(status="ready"), Health(status="absent", detail="gone")
 STARTING, FAILED = Health(status="starting"), Health(status="failed", detail="boom")
@@ -231,145 +228,3 @@ def feed(state: State, evidence: Evidence) -> State:
     """One turn that stays where it is, as the controller writes it."""
     action = Action(state.phase, state.weight, "watching")
     return machine.apply(state, machine.event(state, action, evidence))
-
-
-health = st.sampled_from([READY, STARTING, FAILED, GONE])
-step = st.fixed_dictionaries(
-    {
-        "wait": st.floats(0.1, 30),
-        "stable": st.integers(0, 200),
-        "candidate": st.integers(0, 60),
-        "failed": st.floats(0, 1) | st.just(0.0),
-        "disagree": st.floats(0, 1) | st.just(0.0),
-        "blind": st.booleans() | st.just(False),
-        "restart": st.integers(0, 20).map(lambda n: n == 0),
-        "candidate_health": health | st.just(READY),
-        "stable_health": health | st.just(READY),
-    }
-)
-good = {"wait": 3.0, "stable": 100, "candidate": 40, "failed": 0.0, "disagree": 0.0,
-        "blind": False, "restart": False, "candidate_health": READY,
-        "stable_health": READY}  # fmt: skip
-
-
-def walk(policy: Policy, steps: list[dict], stable: int | None):
-    """A release through an arbitrary world: its events, with what each was decided by."""
-    events = [machine.begin("r", 2, stable, 100.0, policy)]
-    state, now, epoch = machine.replay(events), 100.0, 0
-    totals = {"stable": 0, "candidate": 0, "failures": 0, "rows": 0}
-    bad = 0.0
-    trail: list[tuple[State, Evidence, Action]] = []
-    for s in steps:
-        now += s["wait"]
-        if s["restart"]:
-            epoch, totals, bad = epoch + 1, dict.fromkeys(totals, 0), 0.0
-        totals["stable"] += s["stable"]
-        totals["candidate"] += s["candidate"]
-        totals["failures"] += int(s["failed"] * s["candidate"])
-        totals["rows"] += s["candidate"]
-        bad += s["disagree"] * s["candidate"]
-        seen = counts(now, totals["stable"], totals["candidate"], totals["failures"],
-                      totals["rows"], bad)  # fmt: skip
-        seen = seen.model_copy(update={"epoch": str(epoch)})
-        evidence = look(
-            now,
-            None if s["blind"] else seen,
-            candidate=s["candidate_health"],
-            stable=s["stable_health"] if stable else None,
-        )
-        action = decide(policy, evidence, state)
-        trail.append((state, evidence, action))
-        event = machine.event(state, action, evidence)
-        events.append(ReleaseEvent.model_validate_json(event.model_dump_json()))
-        state = machine.apply(state, events[-1])
-        if state.phase == "done":
-            break
-    return events, trail, state
-
-
-walks = {
-    "policy": st.sampled_from([POLICY, HOLD]),
-    "steps": st.lists(step | st.just(good), min_size=1, max_size=25),
-    "stable": st.sampled_from([1, 1, None]),
-}
-
-
-@settings(max_examples=150, deadline=None)
-@given(**walks)
-def test_the_weight_never_rises_without_evidence(policy, steps, stable) -> None:
-    _, trail, _ = walk(policy, steps, stable)
-    for state, evidence, action in trail:
-        if action.weight > state.weight and stable is not None and action.phase != "done":
-            now = evidence.counts
-            assert now is not None and state.baseline is not None
-            assert abs(now.time - evidence.time) <= machine.STALE * policy.interval
-            seen = machine.exposure(state, now)[1]
-            wanted = policy.shadow if state.phase == "shadow" else policy.canary
-            assert seen.requests >= wanted.min_requests
-            assert evidence.candidate.status == "ready"
-
-
-@settings(max_examples=150, deadline=None)
-@given(**walks)
-def test_a_rollback_ends_at_weight_0_with_stable_serving(policy, steps, stable) -> None:
-    events, trail, state = walk(policy, steps, stable)
-    for before, evidence, action in trail:
-        if action.phase == "rollback":
-            after = machine.apply(before, machine.event(before, action, evidence))
-            routes = machine.routes(after)
-            assert (routes.stable, routes.weight, routes.mirror) == (stable, 0, False)
-    if state.decision == "rolled_back":
-        assert machine.routes(state) == machine.Routes(stable=stable)
-        assert events[-1].stable == stable
-
-
-@settings(max_examples=150, deadline=None)
-@given(**walks)
-def test_stable_serves_until_the_candidate_holds_all_and_is_healthy(policy, steps, stable) -> None:
-    _, trail, _ = walk(policy, steps, stable)
-    for before, evidence, action in trail:
-        after = machine.apply(before, machine.event(before, action, evidence))
-        if after.stable != stable:
-            assert before.weight == 100 and before.phase == "promote"
-            assert evidence.candidate.status == "ready"
-        else:
-            assert machine.routes(after).stable == stable
-
-
-@settings(max_examples=100, deadline=None)
-@given(**walks)
-def test_a_record_gives_the_same_state_from_any_prefix(policy, steps, stable) -> None:
-    events, trail, state = walk(policy, steps, stable)
-    for cut, (before, _, _) in enumerate(trail, start=1):
-        assert machine.replay(events[:cut]) == before
-    assert machine.replay(events) == state
-
-
-@settings(max_examples=50, deadline=None)
-@given(policy=st.sampled_from([POLICY, HOLD]), steps=st.lists(step, max_size=10))
-def test_a_release_ends(policy, steps) -> None:
-    """No traffic and no counts: time runs out, and that is a decision."""
-    silent = {**good, "blind": True, "wait": 30.0}
-    _, _, state = walk(policy, [*steps, *[silent] * 40], 1)
-    assert state.phase == "done"
-
-
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        ({"weight": 100}, "without evidence"),
-        ({"candidate": 9}, "candidate changed"),
-        ({"stable": 9}, "stable changed"),
-        ({"phase": "promote"}, "can't follow"),
-        ({"phase": "done"}, "a decision belongs to the last event"),
-        ({"decision": "promoted"}, "a decision belongs to the last event"),
-        ({"evidence": {"time": "noon"}}, "not evidence"),
-    ],
-)
-def test_an_edited_event_is_refused(change: dict, what: str) -> None:
-    events, _, _ = walk(POLICY, [good, good, {**good, "blind": True}], 1)
-    assert events[-1].phase == "shadow"
-    edited = events[-1].model_copy(update={"phase": "canary", "weight": 10, "evidence": None})
-    changed = (edited if "weight" in change else events[-1]).model_copy(update=change)
-    with pytest.raises(UserError, match=what):
-        machine.replay([*events[:-1], changed])

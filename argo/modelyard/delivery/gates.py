@@ -14,254 +14,19 @@ of them must be proven, so that one wrong one lets nothing through with more tha
 Evidence of harm counts from the begin of the shadow; proof begins anew with live traffic.
 """
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from modelyard.delivery.counts import (
-    Block,
-    Histogram,
-    above,
-    added,
-    buckets,
-    even_edges,
-    quantile,
-    quantile_bucket,
-    up_to,
-)
+from modelyard.delivery.agreement import Paired
+from modelyard.delivery.counts import Block, Histogram, added, quantile, quantile_bucket
+from modelyard.delivery.hypotheses import EDGES, RATIOS, SHIFTS, Layout, alone_plan, layout
 from modelyard.delivery.policy import Gates, Latency, Policy
-from modelyard.delivery.ports import Arm, Pairs, Slice
-from modelyard.delivery.sequential import Bets, Floats, Null, Plan, band, rate_bound
-
-Outcome = Literal["pass", "fail", "wait"]
-
-EDGES = 8
-"""of the score histogram that are compared"""
-_DIFFERENCES = (
-    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05,
-    0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
-)  # fmt: skip
-"""that bounds are looked for among"""
-_KNOWN = 50
-"""requests of stable, before its quantile or its scores' edges are taken from them"""
-_FADE = 2000.0
-"""requests of stable over which its latency is remembered"""
-_RATIOS = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
-"""of two latencies that bounds are looked for among"""
-_SHIFTS = (0.5, 1.0, 2.0)
-"""parts of the largest allowed shift that its upper bound is looked for among"""
-_SHOWN_SLICES = 3
-_NO_SLICE = Slice()
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Of one gate, with the figures that it was reached by."""
-
-    gate: str
-    """`errors`, `latency`, `predictions`, `predictions carrier=UA`, `scores`"""
-    outcome: Outcome
-    """pass: proven to be within its limit; fail: proven to be beyond"""
-    text: str
-    """for people, with the figures"""
-    estimate: float | None = None
-    lower: float | None = None
-    """the confidence bounds of what is estimated, each at alpha; None: none yet"""
-    upper: float | None = None
-    limit: float | None = None
-    unit: str = "share"
-    """of estimate, bounds and limit: `share` (of the requests; a difference of two, but for
-    predictions) or `ratio` (of two latencies)"""
-    e: float | None = None
-    """evidence that the candidate is beyond its limit, an e-value"""
-    threshold: float | None = None
-    """fails once `e` reaches it"""
-    more: int | None = None
-    """about how many more requests of the candidate would decide; None: not known"""
-
-    @property
-    def of_slice(self) -> bool:
-        """Only harm is looked for: it need not pass."""
-        return self.gate.startswith("predictions ")
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Which of a plan's nulls belong to what."""
-
-    plan: Plan
-    places: dict[str, slice]
-    edges: int
-    """streams of the score histogram, the last ones"""
-
-
-@lru_cache(maxsize=32)
-def _layout(gates: Gates) -> _Layout:
-    """Streams: errors; latency, as `_Slow.streams` gives them; scores, one an edge."""
-    groups = _error_nulls(gates.errors.margin)
-    priors = [0.005]
-    if gates.latency:
-        rest = 1 - gates.latency.quantile
-        groups |= _latency_nulls(rest)
-        priors += [rest] * 2 * (1 + len(_RATIOS))
-    edges = EDGES if gates.scores else 0
-    if gates.scores:
-        groups |= _score_nulls(gates.scores.max_shift, range(len(priors), len(priors) + edges))
-        priors += [0.5] * edges
-    return _Layout(*_laid_out(groups, priors), edges)
-
-
-def _error_nulls(margin: float) -> dict[str, list[Null]]:
-    above = sorted({*_DIFFERENCES, margin})
-    lower = [-0.1, -0.03, -0.01, 0.0, *(d for d in above if d >= 0.002)]
-    gaps = (margin + 0.02, margin + 0.1, margin + 0.5)
-    return {
-        "errors.harm": [Null(0, 1, margin, gaps, late=True)],
-        "errors.upper": [Null(0, -1, d, (0.0,)) for d in above],
-        "errors.lower": [Null(0, 1, d, (d + 0.05,)) for d in lower],
-    }
-
-
-def _latency_nulls(rest: float) -> dict[str, list[Null]]:
-    """Surely slower than the limit, or than a ratio, in even streams; possibly, in odd ones."""
-    surely = range(1, 2 + 2 * len(_RATIOS), 2)
-    return {
-        "latency.harm": [Null(1, 1, 0.0, (0.05, 0.2, 0.5), late=True)],
-        "latency.upper": [Null(s + 1, -1, 0.0, (-rest / 2,)) for s in surely],
-        "latency.lower": [Null(s, 1, 0.0, (0.1,)) for s in surely],
-    }
-
-
-def _score_nulls(shift: float, streams: range) -> dict[str, list[Null]]:
-    """Both directions at every edge."""
-    groups = {
-        "scores.harm": [
-            Null(s, side, side * shift, (side * (shift + 0.05), side * (shift + 0.25)), late=True)
-            for s in streams
-            for side in (1, -1)
-        ]
-    }
-    for part in _SHIFTS:
-        groups[f"scores.upper.{part:g}"] = [
-            Null(s, side, -side * min(part * shift, 0.99), (0.0,))
-            for s in streams
-            for side in (1, -1)
-        ]
-    return groups
-
-
-@lru_cache(maxsize=32)
-def _pair_layout(most: float) -> _Layout:
-    """One stream: the disagreement of the pairs."""
-    above = sorted({*(d for d in _DIFFERENCES if d >= 0.001), most})
-    groups = {
-        "harm": [Null(0, 1, most, _beyond(most), late=True)],
-        "upper": [Null(0, -1, d, (d / 2, d / 10)) for d in above],
-        "lower": [Null(0, 1, d, (min(1.5 * d, (1 + d) / 2),)) for d in above],
-    }
-    return _Layout(*_laid_out(groups, [most / 4], single=True), 0)
-
-
-@lru_cache(maxsize=128)
-def _slice_plan(most: float, slices: int) -> Plan:
-    nulls = [Null(s, 1, most, _beyond(most), late=True) for s in range(slices)]
-    return Plan(nulls, [most / 4] * slices, single=True)
-
-
-@lru_cache(maxsize=32)
-def _alone_plan(rate: float) -> Plan:
-    return Plan([Null(0, 1, rate, _beyond(rate), late=True)], [rate / 4], single=True)
-
-
-def _beyond(most: float) -> tuple[float, ...]:
-    return tuple(most + part * (1 - most) for part in (0.1, 0.3, 0.7))
-
-
-def _laid_out(
-    groups: Mapping[str, list[Null]], priors: list[float], single: bool = False
-) -> tuple[Plan, dict[str, slice]]:
-    nulls: list[Null] = []
-    places = {}
-    for name, group in groups.items():
-        places[name] = slice(len(nulls), len(nulls) + len(group))
-        nulls += group
-    return Plan(nulls, priors, single=single), places
-
-
-@dataclass(frozen=True)
-class _Slow:
-    """What is slow: stable's latency, older requests counting less and less."""
-
-    stable: dict[float, float] = field(default_factory=dict)
-    """upper edge, ms → requests"""
-
-    def after(self, arm: Arm) -> "_Slow":
-        fade = math.exp(-arm.requests / _FADE)
-        kept = {edge: count * fade for edge, count in self.stable.items()}
-        return _Slow(added(kept, arm.latency))
-
-    def bucket(self, gate: Latency) -> tuple[float, float] | None:
-        """The edges that stable's quantile is between; None if it is not known yet, or in the last
-        bucket."""
-        known = sum(self.stable.values()) >= _KNOWN
-        return quantile_bucket(self.stable, gate.quantile) if known else None
-
-    def streams(self, gate: Latency, block: Block) -> tuple[list[list[float]], list[float]]:
-        """n_s, k_s, n_c, k_c of requests that are slow, in pairs of streams: first for the policy's
-        limit, then for each ratio.
-
-        Slow at stable is above x, an edge of its quantile's bucket; at the candidate above the
-        limit for x. The first of a pair tells what is surely too slow: x is the upper edge, and
-        a bucket that holds the limit does not count. The second tells what is surely fast
-        enough: x is the lower edge, and that bucket counts.
-
-        The second value is the share of stable's requests that x was exceeded by so far.
-        """
-        bucket = self.bucket(gate)
-        if bucket is None:
-            return [[0.0] * 4] * 2 * (1 + len(_RATIOS)), [math.nan] * 2 * (1 + len(_RATIOS))
-        low, high = bucket
-        theirs, ours = block.stable.latency, block.candidate.latency
-        n_s, n_c = sum(theirs.values()), sum(ours.values())
-        over_low, over_high = above(theirs, bucket)[1]
-        share_low, share_high = np.array(above(self.stable, bucket)[1]) / sum(self.stable.values())
-        surely = above(ours, [latency_limit(gate, high), *(r * high for r in _RATIOS)])[0]
-        possibly = above(ours, [latency_limit(gate, low), *(r * low for r in _RATIOS)])[1]
-        blocks = []
-        for slow, not_fast in zip(surely, possibly, strict=True):
-            blocks += [[n_s, over_high, n_c, slow], [n_s, over_low, n_c, not_fast]]
-        return blocks, [share_high, share_low] * len(surely)
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """Of stable's scores: first only looked at, then compared at edges that divide them evenly."""
-
-    early: dict[float, float] = field(default_factory=dict)
-    """stable's, as long as there are no edges"""
-    edges: tuple[float, ...] = ()
-
-    def after(self, block: Block) -> "_Shape":
-        if self.edges:
-            return self
-        early = added(self.early, _by_request(block.stable))
-        known = sum(early.values()) >= _KNOWN
-        return _Shape(early, even_edges(early, EDGES) if known else ())
-
-    def streams(self, block: Block) -> list[list[float]]:
-        """n_s, k_s, n_c, k_c of scores up to each edge.
-
-        Rows of one request are not independent, requests are: all its rows count as one.
-        """
-        s, c = _by_request(block.stable), _by_request(block.candidate)
-        n_s, n_c = sum(s.values()), sum(c.values())
-        found = [[n_s, up_to(s, edge), n_c, up_to(c, edge)] for edge in self.edges]
-        return found + [[0.0] * 4] * (EDGES - len(found))
+from modelyard.delivery.ports import Arm
+from modelyard.delivery.sequential import Bets, band, rate_bound
+from modelyard.delivery.streams import KNOWN, Shape, Slow, latency_limit, too_coarse
+from modelyard.delivery.verdicts import Level, Verdict, between
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,15 +34,13 @@ class Trial:
     """All tests of a release after some looks. Immutable: `after` gives the next."""
 
     gates: Gates
-    alpha: float
-    layout: _Layout
-    count: int
-    """of the tests that share alpha"""
+    level: Level
+    layout: Layout
     bets: Bets
     """of the gates that compare two arms"""
-    slow: _Slow = _Slow()
-    shape: _Shape = _Shape()
-    paired: "_Paired | None" = None
+    slow: Slow = Slow()
+    shape: Shape = Shape()
+    paired: Paired | None = None
     alone: Bets | None = None
     """the candidate's failures at 100 %, where stable has no traffic to compare with"""
     latency: tuple[Histogram, Histogram] = ({}, {})
@@ -293,11 +56,12 @@ class Trial:
         more = [gates.latency, gates.scores, predictions, predictions and predictions.slices]
         return cls(
             gates=gates,
-            alpha=policy.alpha,
-            layout=_layout(gates),
-            count=1 + sum(map(bool, more)) + (100 in policy.canary.steps),
-            bets=Bets.begin(_layout(gates).plan),
-            paired=_Paired.begin(predictions.max_disagreement) if predictions else None,
+            level=Level(
+                policy.alpha, tests=1 + sum(map(bool, more)) + (100 in policy.canary.steps)
+            ),
+            layout=layout(gates),
+            bets=Bets.begin(layout(gates).plan),
+            paired=Paired.begin(predictions.max_disagreement) if predictions else None,
         )
 
     def after(self, block: Block, live: bool) -> "Trial":
@@ -320,7 +84,7 @@ class Trial:
         rest = 1 - gates.latency.quantile if gates.latency else 0.0
         bets = bets.after(streams, np.where(np.isnan(p_s), 0.0, rest - p_s), p_s)
         if shape.edges != self.shape.edges:
-            bets = bets.remember(_known(shape, len(streams)))
+            bets = bets.remember(shape.known(len(streams)))
         return replace(
             self,
             bets=bets,
@@ -350,13 +114,12 @@ class Trial:
         """From here on stable has no traffic: its failure rate so far, at its upper bound, is what
         the candidate is held against. That half of the test's alpha is spent on."""
         n_s, k_s, *_ = self.bets.seen[0]
-        rate = rate_bound(n_s, k_s, self.alpha / self.count / 2) + self.gates.errors.margin
-        return replace(self, alone=Bets.begin(_alone_plan(rate)) if rate < 1 else None)
+        rate = rate_bound(n_s, k_s, 1 / self.level.harmful / 2) + self.gates.errors.margin
+        return replace(self, alone=Bets.begin(alone_plan(rate)) if rate < 1 else None)
 
     def excess_bound(self) -> float:
         """Upper bound of `p_c - p_s` of failures, at alpha, since `anew`; 1 if none is known."""
-        nulls = self.layout.places["errors.upper"]
-        return _least(self.bets, nulls, self.alpha, 1.0)
+        return self.level.least(self.bets, self.layout.places["errors.upper"], 1.0)
 
     def verdicts(self, shadow: bool) -> tuple[Verdict, ...]:
         """Of all gates that apply."""
@@ -367,7 +130,7 @@ class Trial:
             found.append(self._scores(self.gates.scores.max_shift))
         if self.gates.predictions and self.paired and shadow:
             slices = bool(self.gates.predictions.slices)
-            found += self.paired.verdicts(self.alpha, self.count, slices)
+            found += self.paired.verdicts(self.level, slices)
         return tuple(found)
 
     def _excess(self, stable: Arm, candidate: Arm) -> float:
@@ -382,181 +145,88 @@ class Trial:
         places, margin = self.layout.places, self.gates.errors.margin
         n_s, k_s, n_c, k_c = self.bets.seen[0]
         upper = self.excess_bound()
-        lower = _greatest(self.bets, places["errors.lower"], self.alpha, -1.0)
-        e, threshold = float(self.bets.e[places["errors.harm"]][0]), self.count / self.alpha
-        if self.alone is not None and self.alone.e[0] / 2 > e:
-            e = float(self.alone.e[0]) / 2
-        return _verdict(
+        lower = self.level.greatest(self.bets, places["errors.lower"], -1.0)
+        # Half of the test at 100 % went into stable's upper bound.
+        alone = self.alone.e[0] / 2 if self.alone else 0.0
+        return self.level.verdict(
             "errors",
             f"{k_c:.0f} of {n_c:.0f} failed at the candidate, {k_s:.0f} of {n_s:.0f} at stable; "
-            f"{_between(lower, upper)} (margin {margin:.2%})",
-            e=e,
-            threshold=threshold,
-            proven=upper <= margin,
-            estimate=k_c / n_c - k_s / n_s if n_s and n_c else None,
+            f"{between(lower, upper)} (margin {margin:.2%})",
+            e=max(self._harm("errors.harm"), float(alone)),
+            proof=self._proofs("errors.upper")[margin],
+            n=n_c,
+            estimate=float(k_c / n_c - k_s / n_s) if n_s and n_c else None,
             lower=lower,
             upper=upper,
             limit=margin,
-            more=_more(self._proof("errors.upper", margin), self.alpha, e, threshold, n_c),
         )
 
     def _latency(self, gate: Latency) -> Verdict:
         (theirs, ours), name = self.latency, f"p{gate.quantile * 100:g}"
-        e, threshold = self._harm("latency.harm"), self.count / self.alpha
+        e = self._harm("latency.harm")
         c, s = quantile(ours, gate.quantile), quantile(theirs, gate.quantile)
         if not c or not s:
-            text = f"{name}: no latencies yet"
-            return _verdict("latency", text, e=e, threshold=threshold, proven=False, unit="ratio")
-        limit, proofs = latency_limit(gate, s), self.bets.best[self.layout.places["latency.upper"]]
-        refuted = self.bets.best[self.layout.places["latency.lower"]] >= 1 / self.alpha
-        ratios = (limit / s, *_RATIOS)
-        return _verdict(
+            return self.level.verdict("latency", f"{name}: no latencies yet", e=e, unit="ratio")
+        limit, places = latency_limit(gate, s), self.layout.places
+        ratios = (limit / s, *RATIOS)
+        faster, slower = (self.bets.best[places[f"latency.{way}"]] for way in ("upper", "lower"))
+        return self.level.verdict(
             "latency",
             f"{name} {c:.0f} ms{self._band(ours, gate)} at the candidate, {s:.0f} ms"
             f"{self._band(theirs, gate)} at stable (limit {limit:.0f} ms)"
-            + _too_coarse(ours, self.slow, gate),
+            + too_coarse(ours, self.slow, gate),
             e=e,
-            threshold=threshold,
-            proven=bool(proofs[0] >= 1 / self.alpha),
+            proof=float(faster[0]),
+            n=self.bets.seen[0][2],
             estimate=c / s,
-            lower=max(itertools.compress(ratios, refuted), default=0.0),
-            upper=min(itertools.compress(ratios, proofs >= 1 / self.alpha), default=None),
+            lower=self.level.lower(ratios, slower, 0.0),
+            upper=self.level.upper(ratios, faster, None),
             limit=limit / s,
             unit="ratio",
-            more=_more(float(proofs[0]), self.alpha, e, threshold, self.bets.seen[0][2]),
         )
 
     def _band(self, hist: Histogram, gate: Latency) -> str:
         """A quantile's band at alpha, ms; nothing where it has no upper end yet."""
-        off = band(sum(hist.values()), gate.quantile, self.alpha)
+        off = band(sum(hist.values()), gate.quantile, self.level.alpha)
         low, high = (quantile_bucket(hist, gate.quantile + off * side) for side in (-1, 1))
         return f" ({low[0]:.0f} to {high[1]:.0f})" if low and high else ""
 
     def _scores(self, most: float) -> Verdict:
-        places, used = self.layout.places, len(self.shape.edges)
-        e, threshold = self._harm("scores.harm"), self.count / self.alpha
+        used, e = len(self.shape.edges), self._harm("scores.harm")
         n_s, k_s, n_c, k_c = self.bets.seen[-EDGES:][:used].T
         if not used or not n_s.all() or not n_c.all():
-            few = sum(self.shape.early.values()) < _KNOWN
+            few = sum(self.shape.early.values()) < KNOWN
             why = "no scores yet" if few or used else "all of stable's scores are in one bucket"
-            return _verdict("scores", why, e=e, threshold=threshold, proven=False)
-        shift = np.abs(k_c / n_c - k_s / n_s)
-        proofs = {
-            part * most: float(self.bets.best[places[f"scores.upper.{part:g}"]][: 2 * used].min())
-            for part in _SHIFTS
-        }
-        upper = min((d for d, proof in proofs.items() if proof >= 1 / self.alpha), default=1.0)
-        edge = self.shape.edges[int(shift.argmax())]
-        return _verdict(
+            return self.level.verdict("scores", why, e=e)
+        theirs, ours = k_s / n_s, k_c / n_c
+        shift = np.abs(ours - theirs)
+        worst = int(shift.argmax())
+        # Within a shift is who is proven to be so at every edge, both ways.
+        parts = [self.layout.places[f"scores.upper.{part:g}"] for part in SHIFTS]
+        proofs = [float(self.bets.best[part][: 2 * used].min()) for part in parts]
+        return self.level.verdict(
             "scores",
-            f"shifted by {shift.max():.3f} at most, at {edge:g} (limit {most:g}): "
-            f"{(k_c / n_c)[shift.argmax()]:.1%} up to there at the candidate, "
-            f"{(k_s / n_s)[shift.argmax()]:.1%} at stable",
+            f"shifted by {shift[worst]:.3f} at most, at {self.shape.edges[worst]:g} (limit "
+            f"{most:g}): {ours[worst]:.1%} up to there at the candidate, {theirs[worst]:.1%} at "
+            "stable",
             e=e,
-            threshold=threshold,
-            proven=upper <= most,
-            estimate=float(shift.max()),
-            lower=most if e >= threshold else 0.0,
-            upper=upper,
+            proof=proofs[SHIFTS.index(1.0)],
+            n=float(n_c.max()),
+            estimate=float(shift[worst]),
+            lower=most if e >= self.level.harmful else 0.0,
+            upper=self.level.upper([part * most for part in SHIFTS], proofs, 1.0),
             limit=most,
-            more=_more(proofs[most], self.alpha, e, threshold, float(n_c.max())),
         )
 
     def _harm(self, group: str) -> float:
         """The mean of e-values is one, however they hang together."""
         return float(self.bets.e[self.layout.places[group]].mean())
 
-    def _proof(self, group: str, d: float) -> float:
-        layout = self.layout
-        place = layout.places[group]
-        nulls = layout.plan.nulls[place]
-        return float(self.bets.best[place][[n.d for n in nulls].index(d)])
-
-
-@dataclass(frozen=True, eq=False)
-class _Paired:
-    """The tests of the paired predictions, whole and by slice."""
-
-    most: float
-    bets: Bets
-    slices: Bets | None = None
-    names: tuple[str, ...] = ()
-    """of the slices, in the order in which they came up"""
-
-    @classmethod
-    def begin(cls, most: float) -> "_Paired":
-        return cls(most, Bets.begin(_pair_layout(most).plan))
-
-    def after(self, pairs: Pairs | None) -> "_Paired":
-        if pairs is None:
-            return self
-        bets = self.bets.after([_one_arm(pairs.requests, pairs.disagreement)])
-        new = tuple(name for name in pairs.slices if name not in self.names)
-        names, slices = self.names + new, self.slices
-        if new:
-            plan = _slice_plan(self.most, len(names))
-            slices = slices.grown(plan) if slices else Bets.begin(plan)
-        if slices:
-            found = (pairs.slices.get(name, _NO_SLICE) for name in names)
-            slices = slices.after([_one_arm(s.requests, s.disagreement) for s in found])
-        return _Paired(self.most, bets, slices, names)
-
-    def verdicts(self, alpha: float, count: int, slices: bool) -> Iterator[Verdict]:
-        """Of all pairs; and of the slices with the most evidence against them, if `slices`."""
-        places = _pair_layout(self.most).places
-        upper = _least(self.bets, places["upper"], alpha, 1.0)
-        lower = _greatest(self.bets, places["lower"], alpha, 0.0)
-        nulls = [null.d for null in self.bets.plan.nulls[places["upper"]]]
-        proof = float(self.bets.best[places["upper"]][nulls.index(self.most)])
-        e = float(self.bets.e[places["harm"]][0])
-        seen, threshold = self.bets.seen[0], count / alpha
-        more = _more(proof, alpha, e, threshold, seen[2])
-        yield self._verdict(
-            "predictions",
-            seen,
-            e,
-            threshold,
-            upper <= self.most,
-            lower=lower,
-            upper=upper,
-            more=more,
-        )
-        if slices and self.slices:
-            yield from self._worst(self.slices, threshold)
-
-    def _worst(self, slices: Bets, threshold: float) -> Iterator[Verdict]:
-        # The j-th slice has 1 / (j (j + 1)) of the slices' part of alpha: these sum to 1
-        # however many there will be.
-        j = np.arange(1, len(self.names) + 1)
-        needed = threshold * j * (j + 1)
-        for n in np.argsort(-slices.e / needed, kind="stable")[:_SHOWN_SLICES]:
-            name, seen = f"predictions {self.names[n]}", slices.seen[n]
-            yield self._verdict(name, seen, float(slices.e[n]), float(needed[n]), False)
-
-    def _verdict(
-        self,
-        gate: str,
-        seen: Floats,
-        e: float,
-        threshold: float,
-        proven: bool,
-        lower: float | None = None,
-        upper: float | None = None,
-        more: int | None = None,
-    ) -> Verdict:
-        n, k = seen[2:]
-        return _verdict(
-            gate,
-            f"{k:.0f} of {n:.0f} paired predictions disagree (at most {self.most:.0%})",
-            e=e,
-            threshold=threshold,
-            proven=proven,
-            estimate=k / n if n else None,
-            lower=lower,
-            upper=upper,
-            limit=self.most,
-            more=more,
-        )
+    def _proofs(self, group: str) -> dict[float, float]:
+        """d → the e-value against it."""
+        place = self.layout.places[group]
+        known = zip(self.layout.plan.nulls[place], self.bets.best[place], strict=True)
+        return {null.d: float(e) for null, e in known}
 
 
 def beyond(gates: Gates, stable: Arm, candidate: Arm) -> str | None:
@@ -579,114 +249,3 @@ def beyond(gates: Gates, stable: Arm, candidate: Arm) -> str | None:
                 f"latency: p{q * 100:g} {ours:.0f} ms at the candidate, {theirs:.0f} ms at stable"
             )
     return None
-
-
-def latency_limit(gate: Latency, stable_ms: float) -> float:
-    """What the candidate is allowed where stable takes so long, ms."""
-    return max(stable_ms * gate.ratio, stable_ms + gate.slack * 1000)
-
-
-def _verdict(
-    gate: str,
-    text: str,
-    *,
-    e: float,
-    threshold: float,
-    proven: bool,
-    estimate: float | None = None,
-    lower: float | None = None,
-    upper: float | None = None,
-    limit: float | None = None,
-    unit: str = "share",
-    more: int | None = None,
-) -> Verdict:
-    outcome: Outcome = "fail" if e >= threshold else "pass" if proven else "wait"
-    return Verdict(
-        gate,
-        outcome,
-        text,
-        estimate=_rounded(estimate),
-        lower=_rounded(lower),
-        upper=_rounded(upper),
-        limit=_rounded(limit),
-        unit=unit,
-        e=_rounded(e),
-        threshold=_rounded(threshold),
-        more=more,
-    )
-
-
-def _rounded(value: float | None) -> float | None:
-    """Six digits: a record is read by people, too."""
-    return None if value is None else float(f"{value:.6g}")
-
-
-def _more(proof: float, alpha: float, e: float, threshold: float, n: float) -> int | None:
-    """At the pace so far; None where neither proof nor harm gains."""
-    ways = [(proof, 1 / alpha), (e, threshold)]
-    if any(now >= wanted for now, wanted in ways):
-        return 0
-    paces = [n * (math.log(wanted) / math.log(now) - 1) for now, wanted in ways if now > 1.05]
-    return math.ceil(min(paces)) if paces else None
-
-
-def _least(bets: Bets, nulls: slice, alpha: float, default: float) -> float:
-    found = [
-        null.d
-        for null, e in zip(bets.plan.nulls[nulls], bets.best[nulls], strict=True)
-        if e >= 1 / alpha
-    ]
-    return min(found, default=default)
-
-
-def _greatest(bets: Bets, nulls: slice, alpha: float, default: float) -> float:
-    found = [
-        null.d
-        for null, e in zip(bets.plan.nulls[nulls], bets.best[nulls], strict=True)
-        if e >= 1 / alpha
-    ]
-    return max(found, default=default)
-
-
-def _known(shape: _Shape, streams: int) -> Floats:
-    """Stable's early scores, as blocks of all streams."""
-    blocks = np.zeros((streams, 4))
-    total = sum(shape.early.values())
-    for n, edge in enumerate(shape.edges):
-        blocks[streams - EDGES + n, :2] = total, up_to(shape.early, edge)
-    return blocks
-
-
-def _too_coarse(ours: Histogram, slow: _Slow, gate: Latency) -> str:
-    """A bucket that holds both stable's quantile and the limit tells nothing of the candidate."""
-    bucket = slow.bucket(gate)
-    if bucket is None:
-        return ""
-    low, limit = bucket[0], latency_limit(gate, bucket[0])
-    wide = next((b for b in buckets(ours) if b[2] and b[0] <= low and limit < b[1]), None)
-    if wide is None:
-        return ""
-    return (
-        f"; hard to prove: the histogram has no edge between {low:.0f} and {limit:.0f} ms, "
-        f"but a bucket of {wide[0]:.0f} to {wide[1]:.0f} ms"
-    )
-
-
-def _between(lower: float, upper: float) -> str:
-    """Two percentages, or what little is known."""
-    if upper >= 1 and lower <= -1:
-        return "not known how far apart"
-    if lower <= -1 or upper >= 1:
-        return f"at least {lower:+.2%} apart" if upper >= 1 else f"at most {upper:+.2%} apart"
-    return f"{lower:+.2%} to {upper:+.2%} apart"
-
-
-def _by_request(arm: Arm) -> Histogram:
-    rows = sum(arm.scores.values())
-    if rows <= arm.requests:
-        return arm.scores
-    return {edge: count * arm.requests / rows for edge, count in arm.scores.items()}
-
-
-def _one_arm(requests: int, hits: float) -> list[float]:
-    return [0.0, 0.0, float(requests), min(hits, float(requests))]

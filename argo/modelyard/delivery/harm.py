@@ -37,25 +37,29 @@ class Outlook:
         1 % is needed to learn anything of live traffic. For that much, what the shadow has
         proven is enough.
         """
-        if self.left <= 0:
-            return 0
+        if self.left < 1:
+            return 0  # the next failure would be beyond it
         if self.owed > 0:
             now = replace(self, left=self.left - self.owed, owed=0.0).weight()
             later = replace(self, owed=0.0).weight()
             return max(now, min(1, later)) if self.owed <= self.by_chance else now
         if self.requests <= 0:
-            return HIGHEST
+            return 1
         if self.cost(1) > self.left:
-            return int(min(self.bound, self.shadow_bound) * self.requests <= 100 * self.left)
-        return min(HIGHEST, math.floor(100 * self.left / (self.bound * self.requests)))
+            proven = replace(self, bound=min(self.bound, self.shadow_bound))
+            return int(proven.cost(1) <= self.left)
+        mean = (math.sqrt(1 + self.left) - 1) ** 2  # the largest whose cost is what is left
+        return min(HIGHEST, math.floor(100 * mean / (self.bound * self.requests)))
 
     def pauses(self) -> bool:
         """Whether nothing but what is owed keeps the candidate from traffic."""
         return self.weight() == 0 and replace(self, owed=0.0).weight() > 0
 
     def cost(self, weight: int) -> float:
-        """Failed requests at most, at a weight."""
-        return self.bound * self.requests * weight / 100
+        """Failed requests at most, at a weight: two standard deviations above the mean of their
+        Poisson count, or else every other look would cost more than was reckoned with."""
+        mean = self.bound * self.requests * weight / 100
+        return mean + 2 * math.sqrt(mean)
 
     def __str__(self) -> str:
         hangs = self.owed > self.by_chance

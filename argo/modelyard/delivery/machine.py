@@ -34,8 +34,8 @@ RECENT = 8
 """looks over which traffic must have come in, and its rate is taken"""
 STALE = 5
 """intervals after which counts are too old to decide by"""
-_ROUNDING = 1e-3
-"""by which e-values, relatively, may differ between machines"""
+_ROUNDING = 2e-5
+"""by which e-values of six digits may differ, relatively, between machines"""
 
 
 @dataclass(frozen=True)
@@ -317,12 +317,11 @@ def _check_verdicts(state: State, event: ReleaseEvent, verdicts: tuple[Verdict, 
     if state.policy is None:
         return
     where = f"release {event.release}, event {event.sequence}"
-    written = [(v.get("gate"), v.get("e")) for v in event.verdicts]
-    found = [(v.gate, v.e) for v in verdicts]
-    same = len(written) == len(found) and all(
-        a == b and isinstance(e, float | int) and abs(e - f) <= _ROUNDING * (abs(f) + _ROUNDING)
-        for (a, e), (b, f) in zip(written, found, strict=True)
-        if f is not None
+    found = [{"gate": v.gate, "e": v.e, "proof": v.proof} for v in verdicts]
+    same = len(event.verdicts) == len(found) and all(
+        _agrees(written.get(name), value)
+        for written, verdict in zip(event.verdicts, found, strict=True)
+        for name, value in verdict.items()
     )
     if not same:
         raise UserError(
@@ -335,6 +334,12 @@ def _check_verdicts(state: State, event: ReleaseEvent, verdicts: tuple[Verdict, 
         raise UserError(f"{where}: the weight rose to {event.weight} without evidence")
     if event.weight == 100 and any(v.outcome != "pass" for v in verdicts if not v.of_slice):
         raise UserError(f"{where}: the weight rose to 100 without proof")
+
+
+def _agrees(written: Any, found: str | float | None) -> bool:
+    if isinstance(found, float) and isinstance(written, float | int):
+        return math.isclose(written, found, rel_tol=_ROUNDING)
+    return written == found
 
 
 def _policy(first: ReleaseEvent) -> Policy:
@@ -508,7 +513,8 @@ def _ramp(
     weight = seen.weight()
     if weight == 0 and not seen.pauses():
         return _inconclusive(policy, state, f"{seen}; undecided: {waiting}")
-    if unclear:
+    if unclear or (state.weight and not _answered(evidence, state)):
+        # Where traffic ends, less of it is at stake, and more of nothing would be affordable.
         weight = min(weight, state.weight)
     if state.weight == 0:
         weight = min(weight, 1)
@@ -534,6 +540,13 @@ def outlook(policy: Policy, evidence: Evidence, state: State) -> Outlook:
         # The counts' age, the time to the next look, and as much again to act on it.
         requests=rate * (age + 2 * max(policy.interval, _between_looks(state))),
     )
+
+
+def _answered(evidence: Evidence, state: State) -> bool:
+    """Whether the candidate answered anything since the last look."""
+    if state.last is None or evidence.counts is None:
+        return False
+    return arms(state.last, evidence.counts)[1].requests > 0
 
 
 def _owed(counts: Counts, weight: int) -> tuple[float, float]:
