@@ -12,7 +12,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench golden constraints lineage
+.PHONY: help setup demo test lint bench golden constraints lineage evidence
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ demo: setup ## a model repo from the template, its pipeline, three releases
 
 lineage: setup ## the picture of Dagster's lineage, from the demo's repo (needs chromium)
 	python scripts/lineage.py build/demo/flight-delay docs/images/lineage.png
+
+evidence: setup ## the picture of an evidence report, the demo's (needs chromium)
+	python scripts/evidence.py build/demo/report.html docs/images/evidence.png
 
 lint: setup ## style, types, walls between the rooms, workflows
 	ruff check .

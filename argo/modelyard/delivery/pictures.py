@@ -158,10 +158,9 @@ class Pictures:
                             label="where it may be")  # fmt: skip
             ys = [math.nan if v.estimate is None else v.estimate * scale for _, v in track]
             ax.plot(xs, ys, color=CANDIDATE, label="seen so far")
-            limit = track[-1][1].limit
-            if limit is not None:
-                ax.axhline(limit * scale, color=LIMIT, ls="--", lw=1.4, label="limit")
-                ax.axhspan(limit * scale, high, color=LIMIT, alpha=0.06, lw=0)
+            limits = [math.nan if v.limit is None else v.limit * scale for _, v in track]
+            ax.plot(xs, limits, color=LIMIT, ls="--", lw=1.4, label="limit")
+            ax.fill_between(xs, limits, high, color=LIMIT, alpha=0.06, lw=0)
             ax.set_ylim(low, high)
             _legend(ax)
         return svg()
@@ -179,7 +178,8 @@ class Pictures:
                 ax.axhspan(threshold, ceiling, color=LIMIT, alpha=0.06, lw=0)
                 crossed = next((p for p in shown if p[1] >= threshold), None)
                 if crossed:
-                    ax.plot(self._clock(crossed[0]), crossed[1], "o", color=LIMIT, ms=7, mec="w")
+                    ax.plot(self._clock(crossed[0]), crossed[1], "o", color=LIMIT, ms=7, mec="w",
+                            clip_on=False)  # fmt: skip
             ax.set_yscale("log")
             ax.set_ylim(min([0.1, *ys]) / 1.5, ceiling)
             _ticks(ax)
@@ -301,7 +301,7 @@ def _quantile_band(latency: dict[float, int], q: float) -> tuple[float, float, f
 def _window(verdicts: Sequence[Verdict], scale: float) -> tuple[float, float]:
     """The part of the axis that matters: limit, estimates, and bounds once they are narrow."""
     late = verdicts[len(verdicts) // 2 :]
-    values = [v.limit for v in verdicts] + [v.estimate for v in late]
+    values = [v.limit for v in late] + [v.estimate for v in late]
     values += words.bounds(late[-1])
     known = [v * scale for v in values if v is not None and math.isfinite(v)]
     low, high = min([0.0, *known]), max([0.0, *known])

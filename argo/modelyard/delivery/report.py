@@ -105,7 +105,7 @@ def _badge(s: Summary) -> str:
 def _facts(s: Summary) -> str:
     """What it cost, in figures."""
     facts = {
-        "from the begin to the decision" if s.decision else "so far": duration(s.seconds),
+        "until it was decided" if s.decision else "so far": duration(s.seconds),
         "requests of users": f"{s.requests:,}",
         "of them failed": f"{s.failed_requests:,}",
         f"answered by v{s.version}": f"{s.candidate_requests:,}",

@@ -175,9 +175,14 @@ def outcome(s: Summary) -> str:
     told = ends[s.decision] if s.decision else f"version {s.version} is not decided yet"
     if s.decision == "rolled_back" and s.stable is None:
         told = f"version {s.version} is rolled back; there is no version to serve users"
-    harm = f", {s.candidate_failures:,} of them at version {s.version}" if s.failed_requests else ""
+    harm = f", {_of(s)} at version {s.version}" if s.failed_requests else ""
     down = f"down for {s.stable_downtime_s:g} s" if s.stable_downtime_s else "never down"
     return (
         f"{told}\nwhy: {s.reason} (after {duration(s.seconds)})\n"
         f"users: {s.requests:,} requests, {s.failed_requests:,} failed{harm}; stable was {down}"
     )
+
+
+def _of(s: Summary) -> str:
+    every = s.candidate_failures >= s.failed_requests
+    return "all of them" if every else f"{s.candidate_failures:,} of them"
