@@ -34,6 +34,9 @@ HOLD = POLICY.model_copy(
         )
     }
 )
+IMPATIENT = POLICY.model_copy(
+    update={"canary": POLICY.canary.model_copy(update={"max_duration": 0.2})}
+)
 
 
 class World:
@@ -267,6 +270,53 @@ def test_the_way_back_does_not_depend_on_evidence(tmp_path: Path) -> None:
     assert state is not None and state.decision == "rolled_back"
     assert state.reason == "KeyError('vanished')"
     assert (world.routes, world.running) == (Routes(stable=1), {1})
+
+
+class Down(World):
+    """Nobody counts any more once the candidate has users."""
+
+    def counts(self, routes: Routes, since: float) -> Counts:
+        if self.live[5]:
+            raise ConnectionError("Envoy's statistics: NaN")
+        return super().counts(routes, since)
+
+
+def test_nothing_advances_while_the_source_of_counts_is_down(tmp_path: Path) -> None:
+    world = Down()
+    released(tmp_path)
+    running = controller(world, FileRecord(tmp_path), IMPATIENT)
+    ended = running.run(running.open(2))
+    assert (
+        ended.decision == "rolled_back" and "no evidence: Envoy's statistics: NaN" in ended.reason
+    )
+    assert world.live[50] == 0 and world.routes == Routes(stable=1)
+
+
+@pytest.mark.parametrize(("jump", "decision"), [(3600, "rolled_back"), (-3600, "promoted")])
+def test_a_clock_that_jumps_in_mid_release_brings_no_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float, decision: str
+) -> None:
+    """Forward, the step's time is over; back, it begins anew. Both ways evidence is wanted."""
+    world, real = World(), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + (jump if world.live[5] else 0))
+    released(tmp_path)
+    running = controller(world, FileRecord(tmp_path))
+    ended = running.run(running.open(2))
+    assert ended.decision == decision
+    assert (world.live[50] > 0) == (decision == "promoted")
+    assert decision == "promoted" or "undecided after 360" in ended.reason
+
+
+def test_an_edited_count_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    world = World()
+    state = killed(world, tmp_path, POLICY, lambda event: event.weight == 50)
+    path = tmp_path / "releases" / f"{state.release}.jsonl"
+    *before, last = path.read_text().splitlines()
+    path.write_text("\n".join([*before, last.replace('"failures":0', '"failures":1', 1)]) + "\n")
+    routes = world.routes
+    with pytest.raises(UserError, match=f"event {len(before)}: .* do not follow from its counts"):
+        controller(world, FileRecord(tmp_path)).open(2)
+    assert world.routes == routes and world.running == {1, 2}
 
 
 class Full(FileRecord):
