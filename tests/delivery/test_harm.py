@@ -15,11 +15,14 @@ def outlook(**given: float) -> Outlook:
 @pytest.mark.parametrize(
     ("given", "weight"),
     [
-        ({}, 50),
-        ({"requests": 100.0}, 20),
-        ({"bound": 0.01, "requests": 10_000.0}, 20),
-        ({"requests": 0.0}, HIGHEST),
-        ({"left": 0.0}, 0),
+        ({"bound": 0.5}, HIGHEST),
+        ({}, 32),
+        ({"requests": 100.0}, 12),
+        ({"bound": 0.01, "requests": 10_000.0}, 12),
+        # Nobody knows what comes next.
+        ({"requests": 0.0}, 1),
+        # The next failure would be beyond the budget.
+        ({"left": 0.9, "bound": 0.001}, 0),
         # Where even 1 % may cost too much, what the shadow has proven is enough.
         ({"requests": 10_000.0, "left": 20.0}, 1),
         ({"requests": 10_000.0, "left": 20.0, "shadow_bound": 0.5}, 0),
@@ -31,7 +34,7 @@ def test_the_weight_that_is_affordable(given: dict, weight: int) -> None:
 
 
 def test_what_a_hanging_candidate_owes_is_taken_for_failures_to_come() -> None:
-    assert outlook(owed=12.0, by_chance=8.0).weight() == 20
+    assert outlook(owed=12.0, by_chance=8.0).weight() == 10
     hanging = outlook(owed=20.0, by_chance=9.0)
     assert hanging.weight() == 0 and hanging.pauses()
     assert "20 more requests than at stable wait" in str(hanging)
@@ -93,3 +96,12 @@ def test_a_candidate_that_hung_is_tried_again_with_little_once_it_has_answered()
     assert release.look(40, 1) > 1
     assert release.look(30, 0, pending=25) == 0
     assert release.look(30, 0) == 1, "answered or given up: what it was, the failures tell"
+
+
+def test_the_weight_does_not_rise_when_traffic_ends() -> None:
+    release = Release()
+    while release.state.phase != "canary":
+        release.look(40, 40)
+    weights = [release.look(30, 10) for _ in range(2)] + [release.look() for _ in range(20)]
+    assert weights == sorted(weights[:2]) + sorted(weights[2:], reverse=True)
+    assert max(weights[2:]) <= weights[1] and weights[-1] <= 1
