@@ -381,3 +381,13 @@ def test_a_controller_that_lost_its_lock_leaves_all_as_it_is(tmp_path: Path) -> 
     state = running.last()
     assert state is not None and (state.phase, state.weight) == ("canary", 50)
     assert world.routes == Routes(stable=1, candidate=2, weight=50)
+
+
+def test_an_unfinished_release_goes_on_by_its_own_policy_only(tmp_path: Path) -> None:
+    world = World()
+    state = killed(world, tmp_path, POLICY, lambda event: event.weight == 5)
+    record = FileRecord(tmp_path)
+    with pytest.raises(UserError, match="put argo/release.yaml back as it was"):
+        controller(world, record, HOLD).open(2)
+    assert controller(world, record).last() == state
+    assert controller(world, record).open(2) == state

@@ -59,8 +59,8 @@ class Controller:
 
         Raises:
             Unchanged: `candidate` is the stable version.
-            UserError: another version's release is unfinished, or the candidate can't be
-                deployed; nothing was changed.
+            UserError: another version's release is unfinished, or its policy was another, or
+                the candidate can't be deployed; nothing was changed.
         """
         releases = self.ports.record.releases()
         last = machine.replay(releases[-1]) if releases else None
@@ -71,6 +71,7 @@ class Controller:
                     f"finish it with --candidate {last.candidate}, or end it with "
                     f"`modelyard release step rollback --env ENV --candidate {last.candidate}`"
                 )
+            machine.check_policy(self.policy, last)
             return last
         stable = last.stable if last else None
         if stable != candidate or self._is_down(candidate):

@@ -103,6 +103,20 @@ def decide(policy: Policy, evidence: Evidence, state: State) -> Action:
             return Action("done", state.weight, state.reason, state.decision)
 
 
+def check_policy(policy: Policy, state: State) -> None:
+    """A release is decided by the limits that were set before it.
+
+    Raises:
+        UserError: it began with others.
+    """
+    if policy != state.policy and state.phase != "rollback":
+        raise UserError(
+            f"the policy is not the one that release {state.release} began with: put "
+            "argo/release.yaml back as it was, or end the release with "
+            f"`modelyard release step rollback --env ENV --candidate {state.candidate}`"
+        )
+
+
 def routes(state: State) -> Routes:
     """Who serves in this state. Level-triggered: right at any time, however often applied."""
     kept = state.phase in ("shadow", "canary", "promote", "rollback") or state.decision == "held"
@@ -390,12 +404,7 @@ def _deploy(policy: Policy, evidence: Evidence, state: State) -> Action:
 
 
 def _watch(policy: Policy, evidence: Evidence, state: State) -> Action:
-    if policy != state.policy:
-        raise UserError(
-            f"the policy is not the one that release {state.release} began with: put "
-            "argo/release.yaml back as it was, or end the release with `modelyard release step "
-            "rollback`; a release is decided by the limits that were set before it"
-        )
+    check_policy(policy, state)
     if evidence.candidate.status in ("absent", "failed"):
         return roll_back(f"the candidate's servers ended: {evidence.candidate.detail}")
     silent = evidence.time - state.ready
