@@ -11,7 +11,7 @@ import pytest
 from delivery.simulated import BEGAN, MARKUP, SETTINGS, Candidate, record
 
 from modelyard.delivery.report import write_report
-from modelyard.documents import ReleaseEvent
+from modelyard.documents import ReleaseEvent, UserError
 
 RAMP: dict[str, Any] = {
     "canary": {"ramp": {"harm_budget": 20}, "min_requests": 25, "min_duration": "2s",
@@ -140,3 +140,22 @@ def test_a_record_that_was_read_back_gives_the_same_page(tmp_path: Path) -> None
     first = (tmp_path / "report.html").read_text()
     written(tmp_path, [ReleaseEvent.model_validate(line) for line in lines])
     assert (tmp_path / "report.html").read_text() == first
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="can't write the report .*file/report.html"):
+        write_report(tmp_path / "file" / "report.html", "m", "local", [])
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"evidence": {"time": "late"}}, {"verdicts": ({"outcome": "pass"},)}],
+    ids=["evidence", "verdict"],
+)
+def test_an_edited_record_is_refused(tmp_path: Path, edit: dict[str, Any]) -> None:
+    events = record(events=9)
+    events[7] = events[7].model_copy(update=edit)
+    with pytest.raises(UserError, match="event 7: no evidence that can be read"):
+        written(tmp_path, events)
+    assert not (tmp_path / "report.html").exists()

@@ -244,9 +244,10 @@ def stop(env: Env) -> None:
 
 @release_app.command()
 def report(
-    output: Annotated[Path, typer.Option(help="HTML file to write.")] = Path(
-        ".modelyard/report.html"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="HTML file; by default .modelyard/report.html, or report-ENV.html."),
+    ] = None,
     env: Env = "local",
     last: Annotated[
         int, typer.Option(min=1, help="Releases with pictures; the older ones have a line each.")
@@ -257,8 +258,10 @@ def report(
 
     policy, place = _place(env)
     records = _ports(policy, env, place).record.releases()
-    write_report(output, project_name(), env, records, last)
-    print(output)
+    name = "report.html" if isinstance(place, Local) else f"report-{env}.html"
+    page = output or Path(".modelyard") / name
+    write_report(page, project_name(), env, records, last)
+    print(page)
 
 
 def main() -> None:
@@ -422,7 +425,8 @@ def _write_page(env: str, events: Sequence[ReleaseEvent]) -> Path | None:
     try:
         write_report(path, project_name(), env, [events])
     except Exception as error:  # whatever breaks here, the release has ended as it has
-        print(f"no report {path}: {error!r}", file=sys.stderr)
+        told = str(error) if isinstance(error, UserError) else repr(error)
+        print(f"no report: {told}", file=sys.stderr)
         return None
     return path
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
+from pydantic import ValidationError
+
 from modelyard.delivery.gates import Verdict
 from modelyard.delivery.ports import Arm, Counts, Evidence
-from modelyard.documents import ReleaseEvent
+from modelyard.documents import ReleaseEvent, UserError
 from modelyard.documents.record import Decision
 
 _LIVE = ("canary", "promote", "rollback")
@@ -70,12 +72,21 @@ class Point:
 
 
 def looks(events: Sequence[ReleaseEvent]) -> list[Look]:
-    """A record, read; one an event."""
+    """A record, read; one an event.
+
+    Raises:
+        UserError: no evidence or no verdict in it (the record was edited).
+    """
     found, now = [], 0.0
     for event in events:
         now = max(now, event.time - events[0].time)
-        evidence = Evidence.model_validate(event.evidence) if event.evidence else None
-        found.append(Look(now, event, evidence, verdicts(event)))
+        try:
+            evidence = Evidence.model_validate(event.evidence) if event.evidence else None
+            found.append(Look(now, event, evidence, verdicts(event)))
+        except (ValidationError, TypeError) as error:
+            where = f"release {event.release}, event {event.sequence}"
+            what = str(error).splitlines()[-1].strip()
+            raise UserError(f"{where}: no evidence that can be read ({what})") from None
     return found
 
 

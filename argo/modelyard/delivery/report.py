@@ -37,7 +37,7 @@ from modelyard.delivery.words import (
     share,
     standing,
 )
-from modelyard.documents import ReleaseEvent
+from modelyard.documents import ReleaseEvent, UserError
 
 _MOST = 160
 """moments of a gate that a picture shows"""
@@ -56,7 +56,11 @@ def write_report(
     releases: Sequence[Sequence[ReleaseEvent]],
     last: int = 10,
 ) -> None:
-    """Write the page, newest release first; the newest `last` of them with their pictures."""
+    """Write the page, newest release first; the newest `last` of them with their pictures.
+
+    Raises:
+        UserError: it can't be written, or a record was edited.
+    """
     found = [looks(events) for events in releases]
     summaries = [summed(x) for x in found]
     whole = list(zip(summaries, found, strict=True))
@@ -67,14 +71,17 @@ def write_report(
     table = _table(
         ("version", "began (UTC)", "decision", "why", "#took", "#requests of users", "#failed",
          "#stable down"), rows)  # fmt: skip
-    write_atomically(
-        path,
+    text = (
         f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<style>{_STYLE}</style></head><body><h1>{title}</h1>"
         f"{table if releases else '<p>No release yet.</p>'}"
-        f"{_READING if sections else ''}{sections}</body></html>\n",
+        f"{_READING if sections else ''}{sections}</body></html>\n"
     )
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise UserError(f"can't write the report {path}: {error.strerror}") from None
 
 
 def _row(s: Summary, began: float, pictured: bool) -> str:
@@ -393,7 +400,7 @@ font-size:.9rem;align-items:center}
 .bar{position:relative;height:1rem;background:#f1f4f8;border-radius:.2rem}
 .bar b,.bar i,.bar u{position:absolute;top:0;bottom:0;display:block}
 .bar b{background:#dd6b20;opacity:.55;border-radius:.2rem}.bar.bad b{background:#c53030}
-.bar i{top:.44rem;bottom:.44rem;background:#4a5568}
+.bar i{top:calc(50% - 1px);bottom:auto;height:2px;background:#4a5568}
 .bar u{width:2px;background:#c53030;margin-left:-1px;top:-.15rem;bottom:-.15rem}
 a{color:#2b6cb0;text-decoration:none}
 summary{cursor:pointer}
