@@ -41,7 +41,9 @@ class Cluster:
         self.namespace = settings.namespace
         try:
             if settings.context or "KUBERNETES_SERVICE_HOST" not in os.environ:
-                api = config.new_client_from_config(context=settings.context or None)
+                api = config.new_client_from_config(
+                    os.environ.get("KUBECONFIG"), context=settings.context or None
+                )
             else:
                 given = client.Configuration()
                 config.load_incluster_config(client_configuration=given)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 and wait for them: pytorch/pytorch#135712. Can go when torch has a store for each round."""
 WITHOUT_EFFECT = {"ranks", "device", "checkpoint_seconds", "restarts"}
 """settings that a training may go on with other values of"""
+
+
+def _echo(line: str) -> None:
+    print(f"  {line}", end="", flush=True)
 
 
 class TorchLauncher(dg.ConfigurableResource):
@@ -82,15 +87,27 @@ class TorchLauncher(dg.ConfigurableResource):
             message_reader=dg.PipesTempFileMessageReader(),
         ) as session:
             variables = dict(session.get_bootstrap_env_vars())
-            code = self._torchrun(module, folder, settings, variables)
+            code = self.torchrun(module, folder, settings, variables)
         if code:
             (folder / WEIGHTS).unlink(missing_ok=True)
             raise UserError(failure(folder))
         return read_history(folder)
 
-    def _torchrun(
-        self, module: str, folder: Path, settings: TrainingSettings, environment: dict[str, str]
+    def torchrun(
+        self,
+        module: str,
+        folder: Path,
+        settings: TrainingSettings,
+        environment: dict[str, str],
+        heard: Callable[[str], None] = _echo,
     ) -> int:
+        """Start the ranks in a prepared folder; `heard` gets each line that they print.
+
+        An exception of `heard`, Ctrl-C too, ends the ranks, which write a checkpoint.
+
+        Returns:
+            torchrun's exit code; `failure` says what went wrong.
+        """
         ranks, given = settings.ranks, int(os.environ.get("OMP_NUM_THREADS", "0"))
         threads = self.threads or given or max(1, len(os.sched_getaffinity(0)) // ranks)
         command = [
@@ -114,7 +131,7 @@ class TorchLauncher(dg.ConfigurableResource):
             try:
                 assert process.stdout
                 for line in process.stdout:
-                    print(f"  {line}", end="", flush=True)
+                    heard(line)
                 return process.wait()
             finally:
                 _stop(process)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RESULT = "last_train.json"
 LOGS_KEPT = 20
+ALL = 'not group:"search"'
+"""the walk to a registered version; a search is a matter of hours"""
 INTERRUPTED = "dagster._core.errors.DagsterExecutionInterruptedError"
 """what Dagster makes of Ctrl-C"""
 
@@ -42,14 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--partitions", metavar="A...B", help="months, such as 2013-01...2013-03")
     parser.add_argument(
         "--assets",
-        default="*",
-        help="Dagster asset selection, such as weights or 'key:\"weights\"+' (default: all)",
+        default=ALL,
+        help="Dagster asset selection, such as weights or 'key:\"weights\"+' (default: all but "
+        "what `make tune` is for)",
     )
     given = parser.parse_args(arguments)
     workspace = Workspace(Path.cwd())
     os.environ.setdefault("DAGSTER_HOME", str(workspace.root / ".dagster"))
     try:
-        with _alone(workspace):
+        with alone(workspace):
             materialize(workspace, given.assets, given.partitions)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -60,8 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def materialize(workspace: Workspace, assets: str = "*", partitions: str | None = None) -> None:
+def materialize(
+    workspace: Workspace,
+    assets: str = ALL,
+    partitions: str | None = None,
+    config: dict[str, dict[str, Any]] | None = None,
+) -> None:
     """Run `assets` over `partitions` and print how it goes.
+
+    Args:
+        config: of assets that take one, by name.
 
     Raises:
         UserError: a step or a blocking check failed; the message is the step's own.
@@ -87,7 +98,10 @@ def materialize(workspace: Workspace, assets: str = "*", partitions: str | None 
             instance=instance,
             asset_selection=chosen,
             tags=_range(watched, chosen, partitions),
-            run_config={"loggers": {"progress": {}}},
+            run_config={
+                "loggers": {"progress": {}},
+                "ops": {name: {"config": own} for name, own in (config or {}).items()},
+            },
             raise_on_error=False,
         )
     message = _failure(result, log)
@@ -97,7 +111,7 @@ def materialize(workspace: Workspace, assets: str = "*", partitions: str | None 
 
 
 @contextmanager
-def _alone(workspace: Workspace) -> Iterator[None]:
+def alone(workspace: Workspace) -> Iterator[None]:
     """One run at a time: two would overwrite each other's files."""
     workspace.state.mkdir(exist_ok=True)
     with (workspace.state / "lock").open("w") as lock:

@@ -2,9 +2,19 @@
 
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from modelyard.pipeline.gate import GatePolicy
+from modelyard.pipeline.indexed_job import KubernetesSettings
+from modelyard.pipeline.search import SearchSettings
 
 Month = Annotated[str, StringConstraints(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")]
 """YYYY-MM"""
@@ -114,6 +124,34 @@ class Settings(Strict, Generic[Training]):
     split: SplitSettings
     training: Training
     gate: GatePolicy = GatePolicy()
+    kubernetes: KubernetesSettings | None = None
+    """where training runs; None: on this machine"""
+    tune: SearchSettings | None = None
+    """what `make tune` searches"""
+
+    @field_validator("kubernetes")
+    @classmethod
+    def _ranks_are_shared_out(
+        cls, given: KubernetesSettings | None, others: ValidationInfo
+    ) -> KubernetesSettings | None:
+        training: TrainingSettings | None = others.data.get("training")
+        if given and training:
+            if training.ranks % given.pods:
+                raise ValueError(f"{given.pods} pods cannot share {training.ranks} ranks equally")
+            ranks = training.ranks // given.pods
+            if given.gpus not in (0, ranks) or (training.device == "cuda" and not given.gpus):
+                raise ValueError(f"gpus: {given.gpus}: a pod has {ranks} ranks, with a GPU each")
+        return given
+
+    @field_validator("tune")
+    @classmethod
+    def _space_fits(
+        cls, given: SearchSettings | None, others: ValidationInfo
+    ) -> SearchSettings | None:
+        training = others.data.get("training")
+        if given and training:
+            given.check(training)
+        return given
 
     @model_validator(mode="after")
     def _split_within_data(self) -> Self:

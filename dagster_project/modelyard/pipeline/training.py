@@ -277,15 +277,15 @@ class Run(Generic[Settings]):
         """An epoch that has ended."""
         if self.rank:
             return
+        if self.pipes:
+            with suppress(OSError):  # a full disk must not end the training
+                self.pipes.report_custom_message({"epoch": done.model_dump()})
         rate = len(self.train) / done.seconds
         print(
             f"epoch {done.epoch:3d}/{self.settings.epochs}  loss {done.train_loss:.4f}  "
             f"validation {done.validation_loss:.4f}  {rate:10,.0f} rows/s",
             flush=True,
         )
-        if self.pipes:
-            with suppress(OSError):  # a full disk must not end the training
-                self.pipes.report_custom_message({"epoch": done.model_dump()})
 
     def show(self, epoch: int, step: int, loss: float) -> None:
         """How far a long epoch is."""

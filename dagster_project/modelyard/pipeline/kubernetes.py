@@ -1,0 +1,225 @@
+"""TorchLauncher on Kubernetes: the same training module, in the pods of an Indexed Job.
+
+A training is named by its fingerprint (code, data, settings), and so are its Job and its
+folder in object storage. Asked for again, it's followed if it still runs, collected if it
+has ended meanwhile, and goes on from its last checkpoint if it was stopped.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from modelyard.documents import Signature, UserError
+from modelyard.pipeline.cluster import (
+    Cluster,
+    condition,
+    culprit,
+    hopeless,
+    index_of,
+    last_words,
+    waiting,
+)
+from modelyard.pipeline.indexed_job import KubernetesSettings, Manifest, Training, objects
+from modelyard.pipeline.job import HISTORY, JOB, LOG, WEIGHTS, History, Job, read_history
+from modelyard.pipeline.launcher import TorchLauncher, check, prepare
+from modelyard.pipeline.objects import STORAGE, Objects, Stream
+from modelyard.pipeline.pod import CODE, MESSAGES, OUTPUT, code_hash
+from modelyard.pipeline.settings import TrainingSettings
+
+POLL = 2.0
+"""seconds between two looks at the Job"""
+STUCK = 180
+"""seconds that a pod may fail to start in, by its image or its configuration"""
+SILENT = 300
+"""seconds that the API server may not answer for"""
+
+
+def launcher(settings: KubernetesSettings | None) -> TorchLauncher:
+    """By `kubernetes:` of config.yaml; on this machine where there is none."""
+    if settings is None:
+        return TorchLauncher()
+    return KubernetesLauncher(cluster=settings.model_dump(mode="json"))
+
+
+class KubernetesLauncher(TorchLauncher):
+    """Runs a training module in a cluster; `cluster` is `kubernetes:` of config.yaml.
+
+    Ctrl-C deletes the Job: its pods write a checkpoint and end.
+    """
+
+    cluster: dict[str, Any]
+
+    def run(
+        self,
+        context: dg.AssetExecutionContext,
+        module: str,
+        folder: Path,
+        settings: TrainingSettings,
+        signature: Signature,
+        train: Path,
+        validation: Path,
+    ) -> History:
+        """Train and return how it went; the weights lie in `folder`.
+
+        Raises:
+            UserError: the settings do not fit the data, the cluster or the storage refused, or
+                the training failed for good. A rank's exception is named.
+        """
+        own = KubernetesSettings.model_validate(self.cluster)
+        check(settings.model_copy(update={"device": "cpu"}), train, validation)
+        prepare(module, folder, settings, signature, train, validation)
+        job = Job.model_validate_json((folder / JOB).read_bytes())
+        project = module.partition(".")[0].replace("_", "-")[:40].rstrip("-")
+        name = f"{project}-{job.fingerprint[:12]}"
+        with _storage_errors(), _reported(context, folder / "messages.jsonl") as variables:
+            storage = Objects(own.storage).below(name)
+            known = {STORAGE: storage.uri, CODE: code_hash(module), **variables}
+            training = Training(
+                name=name, module=module, settings=own, ranks=settings.ranks,
+                restarts=settings.restarts, variables=known,
+            )  # fmt: skip
+            Follower(Cluster(own), storage, training, folder).run()
+        return read_history(folder)
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionError as error:  # of the API server
+        raise UserError(f"training: {error}; run it again to go on") from None
+    except OSError as error:
+        raise UserError(f"training: object storage: {error}; run it again to go on") from None
+
+
+@contextmanager
+def _reported(context: dg.AssetExecutionContext, path: Path) -> Iterator[dict[str, str]]:
+    """Dagster reads the pods' messages from a local file; what rank 0 needs for it."""
+    path.unlink(missing_ok=True)
+    path.touch()
+    with dg.open_pipes_session(
+        context=context,
+        context_injector=dg.PipesEnvContextInjector(),
+        message_reader=dg.PipesFileMessageReader(str(path)),
+    ) as session:
+        variables = session.get_bootstrap_env_vars()
+        yield {k: v for k, v in variables.items() if k == "DAGSTER_PIPES_CONTEXT"}
+
+
+class Follower:
+    """One training: its Job from its start, or from where it is, to its end."""
+
+    def __init__(
+        self, cluster: Cluster, storage: Objects, training: Training, folder: Path
+    ) -> None:
+        self._cluster, self._storage, self._training = cluster, storage, training
+        self._folder = folder
+        self._output, self._messages = Stream(storage, OUTPUT), Stream(storage, MESSAGES)
+        self._said, self._stuck_since, self._heard = "", 0.0, time.monotonic()
+
+    def run(self) -> None:
+        """Raises UserError where the training fails for good."""
+        if HISTORY in self._storage.sizes():
+            self._say("it has ended meanwhile")
+        else:
+            self._start()
+            try:
+                self._follow()
+            except UserError:
+                raise
+            except BaseException:  # Ctrl-C here, or a run that is ended in Dagster
+                self._say("stopping: the pods write a checkpoint; run it again to go on")
+                self._cluster.delete(self._training.name)
+                raise
+        self._collect()
+
+    def _start(self) -> None:
+        name, cluster = self._training.name, self._cluster
+        found = cluster.job(name)
+        if found and (condition(found, "Failed") or found["metadata"].get("deletionTimestamp")):
+            self._say("waiting for an older Job of this training to go")
+            cluster.delete(name)
+            while cluster.job(name):
+                time.sleep(POLL)
+            found = None
+        if found:
+            self._say(f"following Job {name}, which is there already")
+            return
+        for data in ("train", "validation"):
+            self._storage.upload_folder(self._folder / data, data)
+        self._storage.upload(self._folder / JOB, JOB)
+        for left in (OUTPUT, MESSAGES):
+            self._storage.delete(left)
+        self._say(f"Job {name} in namespace {cluster.namespace}")
+        cluster.create(objects(self._training))
+
+    def _follow(self) -> None:
+        while True:
+            state = self._look()
+            self._relay()
+            if state:
+                job, pods = state
+                if condition(job, "Complete"):
+                    return self._relay()
+                if failed := condition(job, "Failed"):
+                    raise UserError(self._failure(failed, pods))
+                self._say(waiting(job, pods))
+                self._give_up_if_stuck(pods)
+            time.sleep(POLL)
+
+    def _look(self) -> tuple[Manifest, list[Manifest]] | None:
+        """The Job and its pods; None while the API server is silent."""
+        name = self._training.name
+        try:
+            job, pods = self._cluster.job(name), self._cluster.pods(name)
+        except ConnectionError as error:
+            if time.monotonic() - self._heard > SILENT:
+                raise UserError(f"{error}; the Job goes on: run this again to follow it") from None
+            return None
+        self._heard = time.monotonic()
+        if job is None:
+            raise UserError(f"training: Job {name} was deleted; run it again to go on")
+        return job, pods
+
+    def _relay(self) -> None:
+        """What the ranks printed, to the terminal; what rank 0 reported, to Dagster."""
+        for line in self._output.read().splitlines():
+            print(f"  {line}", flush=True)
+        if text := self._messages.read():
+            with (self._folder / "messages.jsonl").open("a") as file:
+                file.write(text)
+
+    def _say(self, text: str) -> None:
+        if text and text != self._said:
+            print(f"  {text}", flush=True)
+        self._said = text
+
+    def _give_up_if_stuck(self, pods: list[Manifest]) -> None:
+        problems = [p for pod in pods if (p := hopeless(pod))]
+        if not problems:
+            self._stuck_since = 0.0
+            return
+        self._stuck_since = self._stuck_since or time.monotonic()
+        if time.monotonic() - self._stuck_since > STUCK:
+            self._cluster.delete(self._training.name)
+            raise UserError(f"training: a pod can't start: {problems[0]}")
+
+    def _failure(self, why: Manifest, pods: list[Manifest]) -> str:
+        """One message; the log of the pod that it began with goes to the work folder."""
+        self._relay()
+        pod = culprit(pods)
+        if pod is None:
+            return f"training: {why.get('message', why['reason'])}; run it again to go on"
+        path = self._folder / LOG
+        path.write_text(self._cluster.log(pod["metadata"]["name"]))
+        return f"training: pod {index_of(pod)}: {last_words(pod)}; its traceback is in {path}"
+
+    def _collect(self) -> None:
+        for name in (WEIGHTS, HISTORY):
+            self._storage.download(name, self._folder / name)
+        self._cluster.delete(self._training.name)
+        self._storage.delete()

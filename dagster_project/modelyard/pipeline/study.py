@@ -1,0 +1,249 @@
+"""An Optuna study of trainings: trials under torchrun, in any number of processes.
+
+    python -m modelyard.pipeline.study FOLDER N     one worker of the study described there
+
+The study lies in a database, so that workers share it and it goes on after a stop. A trial
+is a training like any other, by the validation loss alone: workers are given the training
+and the validation set, and no way to the test months.
+"""
+
+import hashlib
+import importlib
+import json
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from modelyard.documents import Signature, UserError
+from modelyard.pipeline.search import SearchSettings
+from modelyard.pipeline.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+SPEC = "study.json"
+VALUES = "values"
+"""of a trial's attributes: the settings as the training had them"""
+BEAT = 20
+"""seconds between two signs of life of a trial; after four without one it's taken up again"""
+
+
+class Spec(BaseModel):
+    """What a worker needs to know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    storage: str
+    """URL of a database"""
+    search: SearchSettings
+    trials: int
+    module: str
+    """the training module"""
+    settings: str
+    """module:class of `training:`"""
+    training: dict[str, Any]
+    """its values, of which a trial changes some"""
+    signature: Signature
+    train: Path
+    validation: Path
+    threads: int
+    """of each rank"""
+
+    def base(self) -> TrainingSettings:
+        module, _, name = self.settings.partition(":")
+        return getattr(importlib.import_module(module), name).model_validate(self.training)
+
+
+class TrialFailed(Exception):
+    """Of a training that failed by itself: another configuration may do better."""
+
+
+def open_study(spec: Spec, worker: int = 0) -> "Study":
+    """The study, made where there is none.
+
+    Raises:
+        UserError: its database does not answer.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    wait = {"connect_args": {"timeout": 60}} if spec.storage.startswith("sqlite") else {}
+    try:
+        storage = optuna.storages.RDBStorage(
+            spec.storage, engine_kwargs=wait, heartbeat_interval=BEAT, grace_period=4 * BEAT,
+            failed_trial_callback=optuna.storages.RetryFailedTrialCallback(max_retry=3),
+        )  # fmt: skip
+        sampler = optuna.samplers.TPESampler(
+            seed=spec.base().seed * 1000 + worker, constant_liar=True
+        )
+        return optuna.create_study(
+            storage=storage, study_name=spec.name, load_if_exists=True,
+            sampler=sampler, pruner=_pruner(spec.search),
+        )  # fmt: skip
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        said = str(error).strip().splitlines()[0]
+        place = spec.storage.rpartition("@")[2]  # without a password
+        raise UserError(f"the study's database {place}: {said}") from None
+
+
+def _pruner(search: SearchSettings) -> Any:
+    from optuna import pruners
+
+    if search.prune == "median":
+        return pruners.MedianPruner(n_startup_trials=search.startup_trials)
+    return pruners.HyperbandPruner() if search.prune == "hyperband" else pruners.NopPruner()
+
+
+def counted(study: "Study", *states: str) -> int:
+    return sum(trial.state.name in states for trial in study.get_trials(deepcopy=False))
+
+
+def work(folder: Path, worker: int) -> None:
+    """Run trials until the study has enough.
+
+    Raises:
+        UserError: too many trainings failed by themselves.
+    """
+    spec = Spec.model_validate_json((folder / SPEC).read_bytes())
+    study = open_study(spec, worker)
+    running: list[Trial] = []
+
+    def objective(trial: "Trial") -> float:
+        running[:] = [trial]
+        return Training(spec, folder, trial).run()
+
+    try:
+        while counted(study, "COMPLETE", "PRUNED", "RUNNING") < spec.trials:
+            study.optimize(objective, n_trials=1, catch=(TrialFailed,))
+            _stop_if_hopeless(study, spec)
+    except KeyboardInterrupt:
+        for trial in running:
+            _put_back(study, trial)
+        raise
+
+
+def _stop_if_hopeless(study: "Study", spec: Spec) -> None:
+    errors = [t.user_attrs["error"] for t in study.get_trials() if "error" in t.user_attrs]
+    if len(errors) > max(2, spec.trials // 4):
+        raise UserError(f"{len(errors)} trials failed by themselves, the last one: {errors[-1]}")
+
+
+def _put_back(study: "Study", trial: "Trial") -> None:
+    """A trial that was interrupted comes again, and goes on from its checkpoint."""
+    from optuna.trial import TrialState
+
+    if study.trials[trial.number].state == TrialState.RUNNING:
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+
+
+class Training:
+    """One trial."""
+
+    def __init__(self, spec: Spec, folder: Path, trial: "Trial") -> None:
+        self._spec, self._trial = spec, trial
+        base = spec.base()
+        values = spec.search.suggest(trial, type(base))
+        trial.set_user_attr(VALUES, values)
+        self._settings = type(base).model_validate({**base.model_dump(), **values})
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+        self._folder = folder / digest
+        self._reports = folder / f"{digest}.jsonl"
+        self._read = 0
+
+    def run(self) -> float:
+        """The lowest validation loss of an epoch.
+
+        Raises:
+            TrialPruned: it's worse than the others were at that epoch.
+            TrialFailed: a rank failed.
+        """
+        from modelyard.pipeline.job import read_history
+        from modelyard.pipeline.launcher import TorchLauncher, failure, prepare
+
+        spec, settings = self._spec, self._settings
+        prepare(spec.module, self._folder, settings, spec.signature, spec.train, spec.validation)
+        self._reports.write_text("")
+        launcher = TorchLauncher(threads=spec.threads)
+        self._say(f"begins with {self._trial.user_attrs[VALUES]}")
+        try:
+            code = launcher.torchrun(spec.module, self._folder, settings, self._pipes(), self._hear)
+            if code:
+                self._trial.set_user_attr("error", failure(self._folder))
+                self._say(failure(self._folder))
+                raise TrialFailed
+            loss = read_history(self._folder).best_validation_loss
+        except KeyboardInterrupt:
+            raise  # the checkpoint stays
+        except BaseException:
+            self._clear()
+            raise
+        self._clear()
+        self._say(f"ends with validation loss {loss:.4f}")
+        return loss
+
+    def _hear(self, line: str) -> None:
+        """Called for each line that the ranks print; epochs come by Dagster Pipes's protocol."""
+        from optuna import TrialPruned
+
+        if not line.startswith("epoch"):
+            self._say(line.strip())
+        with self._reports.open() as file:
+            file.seek(self._read)
+            new = file.read()
+        whole = new[: new.rfind("\n") + 1]
+        self._read += len(whole)
+        for message in map(json.loads, whole.splitlines()):
+            epoch = ((message.get("params") or {}).get("payload") or {}).get("epoch")
+            if not epoch:
+                continue
+            self._trial.report(epoch["validation_loss"], epoch["epoch"])
+            if self._trial.should_prune():
+                self._say(f"stopped after epoch {epoch['epoch']}: worse than the others were")
+                raise TrialPruned
+
+    def _pipes(self) -> dict[str, str]:
+        """What makes rank 0 report to a file; there is no Dagster run to report to."""
+        from dagster_pipes import (
+            DAGSTER_PIPES_CONTEXT_ENV_VAR,
+            DAGSTER_PIPES_MESSAGES_ENV_VAR,
+            PipesContextData,
+            encode_param,
+        )
+
+        unset = dict.fromkeys(PipesContextData.__annotations__)
+        known = {"run_id": self._spec.name, "retry_number": 0, "extras": {}}
+        return {
+            DAGSTER_PIPES_CONTEXT_ENV_VAR: encode_param({"data": {**unset, **known}}),
+            DAGSTER_PIPES_MESSAGES_ENV_VAR: encode_param({"path": str(self._reports)}),
+        }
+
+    def _say(self, text: str) -> None:
+        print(f"  trial {self._trial.number:3d}  {text}", flush=True)
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._reports.unlink(missing_ok=True)
+
+
+def main() -> int:
+    folder, worker = Path(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process has none
+    try:
+        work(folder, worker)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
