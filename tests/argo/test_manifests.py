@@ -2,16 +2,15 @@
 
 import copy
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from argo.entry import Done, modelyard
 from argo.schemas import broken_references, check, documents
-from support import ROOT, run
+from support import ROOT
 
 from modelyard.delivery import manifests, workflows
 from modelyard.delivery.manifests import Target
@@ -53,7 +52,8 @@ def test_platform_golden() -> None:
 
 def test_model_golden() -> None:
     """Regenerate with `(cd tests/argo/model && modelyard render)`."""
-    run(sys.executable, "-m", "modelyard.delivery.cli", "render", "--check", cwd=MODEL)
+    done = modelyard(MODEL, "render", "--check")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("case", ALL, ids=name)
@@ -210,9 +210,8 @@ def test_what_moves_in_a_release_has_one_writer(target: Target) -> None:
     assert "v2" not in str(base)  # a release PR changes nothing that the team applies
 
 
-def render(repo: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "modelyard.delivery.cli", "render", *options]
-    return subprocess.run(command, cwd=repo, capture_output=True, text=True)
+def render(repo: Path, *options: str) -> Done:
+    return modelyard(repo, "render", *options)
 
 
 @pytest.fixture

@@ -180,8 +180,12 @@ def test_a_good_version_and_a_bad_one(place: Place, tmp_path: Path) -> None:
 def written_back(place: Place, folder: Path) -> None:
     """As the workflow's last node does: with the record in ConfigMaps, and the policy, alone."""
     origin = folder / "origin.git"
-    policy = {"version": 3, "image": "ghcr.io/acme/flight-delay", "repository": str(origin)}
-    policy["environments"] = {"production": place.environment()}
+    policy = {
+        "version": 3,
+        "image": "ghcr.io/acme/flight-delay",
+        "repository": str(origin),
+        "environments": {"production": place.environment()},
+    }
     (folder / "argo").mkdir(parents=True)
     (folder / "argo" / "release.yaml").write_text(yaml.safe_dump(policy))
     (folder / "pyproject.toml").write_text('[project]\nname = "flight-delay"\n')
@@ -221,9 +225,7 @@ def test_a_prometheus_that_ends_advances_nothing(place: Place) -> None:
         source._url = f"http://127.0.0.1:{free_port()}"
         done = controller.run(state)
     assert done.decision == "held" and done.weight == 0
-    notes = [
-        event.evidence["note"] for event in place.events() if (event.evidence or {}).get("note")
-    ]
+    notes = [(event.evidence or {}).get("note", "") for event in place.events()]
     assert any("does not answer" in note for note in notes)
     assert max(event.weight for event in place.events()) == 20
 

@@ -1,10 +1,7 @@
 """`modelyard release submit`: over real HTTP to a stand-in for Argo's server, or the cluster's."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from argo.api_server import ApiServer
+from argo.entry import Done, modelyard
 from argo.schemas import check
 from argo.test_kubernetes import kubeconfig
 from support import ROOT
@@ -92,17 +90,8 @@ def argo() -> Iterator[ArgoStandIn]:
         server.shutdown()
 
 
-def command(
-    folder: Path, env: str = "production", **given: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "modelyard.delivery.cli", "release", "submit", "--env", env],
-        cwd=folder,
-        env=os.environ | {"NO_PROXY": "*"} | given,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def command(folder: Path, env: str = "production", **given: str) -> Done:
+    return modelyard(folder, "release", "submit", "--env", env, NO_PROXY="*", **given)
 
 
 @pytest.mark.parametrize(
@@ -185,13 +174,15 @@ def test_no_argo_server_there() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_by_the_clusters_own_api(tmp_path: Path) -> None:
+def test_by_the_clusters_own_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "kubeconfig"
+    where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+    monkeypatch.setattr(where, str(file))
     with ApiServer() as server:
         threading.Thread(target=server.serve_forever).start()
         server.workflow = status("Failed", node("shadow(0)", "Failed", 2, "Pod"))
-        file = tmp_path / "kubeconfig"
         file.write_text(yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{server.server_port}")))
-        done = command(MODEL, KUBECONFIG=str(file), ARGO_SERVER="")
+        done = command(MODEL, ARGO_SERVER="")
         server.shutdown()
     assert done.returncode == 2, done.stderr
     assert "shadow(0): Failed (Error (exit code 2))" in done.stdout
