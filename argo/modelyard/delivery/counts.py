@@ -36,6 +36,31 @@ def arms(before: Counts, now: Counts) -> tuple[Arm, Arm]:
     )
 
 
+def answered(before: Counts, now: Counts) -> tuple[int, int]:
+    """Stable's and the candidate's requests in between."""
+    return (
+        (now.stable or _NONE).requests - (before.stable or _NONE).requests,
+        (now.candidate or _NONE).requests - (before.candidate or _NONE).requests,
+    )
+
+
+def continues(before: Counts | None, now: Counts) -> bool:
+    """False if the totals began anew in between."""
+    if before is None:
+        return True
+    pairs = [
+        (before.stable or _NONE, now.stable or _NONE),
+        (before.candidate or _NONE, now.candidate or _NONE),
+    ]
+    return before.epoch == now.epoch and all(
+        b.requests <= n.requests
+        and b.failures <= n.failures
+        and sum(b.latency.values()) <= sum(n.latency.values())
+        and sum(b.scores.values()) <= sum(n.scores.values())
+        for b, n in pairs
+    )
+
+
 def quantile(latency: Mapping[float, float], q: float) -> float | None:
     """The `q` quantile of a histogram, ms, linear inside a bucket; None if it is empty."""
     total, seen = sum(latency.values()), 0.0

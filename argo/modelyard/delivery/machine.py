@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from modelyard.delivery.counts import arms, difference
+from modelyard.delivery.counts import answered, arms, continues, difference
 from modelyard.delivery.gates import Trial, Verdict, beyond
 from modelyard.delivery.harm import Outlook
 from modelyard.delivery.policy import Policy
@@ -244,7 +244,7 @@ def _counted(state: State, seen: Evidence | None, moved: bool) -> State:
     counts = _usable(seen, state) if seen else None
     if counts is None:
         return replace(state, baseline=None, recent=()) if moved else state
-    if not _continues(state.last, counts):
+    if not continues(state.last, counts):
         state = replace(state, baseline=None, recent=())
     state = replace(state, last=counts, rate=_rate(state, counts), mixed=False)
     if moved:
@@ -273,9 +273,9 @@ def _rate(state: State, counts: Counts) -> float:
     first = state.recent[0] if state.recent else counts
     if counts.time <= first.time:
         return state.rate
-    stable, candidate = arms(first, counts)
-    users = stable.requests - (counts.replayed.requests - first.replayed.requests)
-    users += candidate.requests if state.phase == "canary" else 0
+    stable, candidate = answered(first, counts)
+    users = stable - (counts.replayed.requests - first.replayed.requests)
+    users += candidate if state.phase == "canary" else 0
     for before, now in ((first.stable, counts.stable), (first.candidate, counts.candidate)):
         users += now.pending - before.pending if now and before and state.phase == "canary" else 0
     return max(0, users) / (counts.time - first.time)
@@ -297,7 +297,7 @@ def _test(evidence: Evidence, state: State) -> tuple[Trial | None, tuple[Verdict
     counts, shadow = _usable(evidence, state), state.phase == "shadow"
     if counts is None or state.tests is None or state.last is None:
         return state.tests, ()
-    if not _continues(state.last, counts):
+    if not continues(state.last, counts):
         return state.tests, ()
     tests = state.tests.after(difference(state.last, counts), live=not shadow)
     if state.mixed:
@@ -442,7 +442,7 @@ def _unclear(evidence: Evidence, state: State, verdicts: tuple[Verdict, ...]) ->
     if state.baseline is None:
         return f"the first counts at {state.weight} %"
     paused = state.phase == "canary" and state.weight == 0
-    if not paused and not arms(state.recent[0], evidence.counts)[1].requests:
+    if not paused and not answered(state.recent[0], evidence.counts)[1]:
         return f"no requests in the last {len(state.recent)} looks"
     return None
 
@@ -555,7 +555,7 @@ def _answered(evidence: Evidence, state: State) -> bool:
     """Whether the candidate answered anything since the last look."""
     if state.last is None or evidence.counts is None:
         return False
-    return arms(state.last, evidence.counts)[1].requests > 0
+    return answered(state.last, evidence.counts)[1] > 0
 
 
 def _owed(counts: Counts, weight: int) -> tuple[float, float]:
@@ -611,17 +611,3 @@ def _stable_ready(evidence: Evidence) -> bool:
 
 def _elapsed(evidence: Evidence, state: State) -> float:
     return max(0.0, evidence.time - state.since)
-
-
-def _continues(before: Counts | None, now: Counts) -> bool:
-    """False if the totals began anew in between."""
-    if before is None:
-        return True
-    pairs = [(before.stable, now.stable), (before.candidate, now.candidate)]
-    return before.epoch == now.epoch and all(
-        (b or Arm()).requests <= (n or Arm()).requests
-        and (b or Arm()).failures <= (n or Arm()).failures
-        and sum((b or Arm()).latency.values()) <= sum((n or Arm()).latency.values())
-        and sum((b or Arm()).scores.values()) <= sum((n or Arm()).scores.values())
-        for b, n in pairs
-    )
