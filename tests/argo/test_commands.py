@@ -1,6 +1,8 @@
 """The commands in the templates are those of the real `modelyard`."""
 
 import re
+import signal
+from contextlib import ExitStack
 
 import click
 import pytest
@@ -8,6 +10,7 @@ import typer.main
 from argo.entry import modelyard
 from argo.test_workflow import MODEL, walk
 
+from modelyard.delivery import cli
 from modelyard.delivery.cli import app
 
 
@@ -73,3 +76,12 @@ def test_a_renamed_part_is_caught(old: str, new: str) -> None:
     with pytest.raises(click.UsageError, match=re.escape(new)):
         for command in commands:
             parse([new if part == old else part for part in command])
+
+
+def test_a_pod_that_is_asked_to_go_lets_go_of_the_lock() -> None:
+    """Its exit code is none of a decision's, so the node is tried again."""
+    let_go: list[bool] = []
+    with pytest.raises(SystemExit) as ended, cli._ended(), ExitStack() as lock:
+        lock.callback(let_go.append, True)
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143 and let_go
