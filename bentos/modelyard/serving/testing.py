@@ -32,14 +32,23 @@ def draw_rows(signature: Signature, count: int, seed: int = 0) -> list[Row]:
 
 
 def write_package(
-    folder: Path, signature: Signature, name: str = "model", onnx: bool = True
+    folder: Path,
+    signature: Signature,
+    name: str = "model",
+    onnx: bool = True,
+    graph: Any = None,
 ) -> Path:
-    """A whole model package whose graph is an arbitrary fixed function of all inputs."""
+    """A whole model package.
+
+    Args:
+        graph: a torch Module of the two tensors; else an arbitrary fixed function of all inputs.
+        onnx: whether to add `model.onnx`.
+    """
     import polars as pl
     import torch
 
     folder.mkdir(parents=True)
-    graph = _graph(signature)
+    graph = graph or _graph(signature)
     example = (
         torch.zeros(2, len(signature.numbers)),
         torch.zeros(2, len(signature.categories), dtype=torch.int64),
