@@ -117,8 +117,6 @@ class Traffic:
                  for i in np.flatnonzero(bad).tolist()]  # fmt: skip
         largest = sorted([*self.pairs.largest, *found], key=_distance, reverse=True)[:10]
         self.pairs = Pairs(
-            rows=self.pairs.rows + n,
-            disagreements=self.pairs.disagreements + int(bad.sum()),
             requests=self.pairs.requests + n,
             disagreement=self.pairs.disagreement + float(bad.sum()),
             slices=slices,

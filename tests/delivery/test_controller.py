@@ -85,7 +85,7 @@ class World:
             for v in (routes.stable, routes.candidate)
         )
         n = candidate.requests
-        pairs = Pairs(rows=n, requests=n) if routes.mirror else None
+        pairs = Pairs(requests=n) if routes.mirror else None
         return Counts(time=time.time(), epoch="a", stable=stable, candidate=candidate, pairs=pairs)
 
 

@@ -61,9 +61,6 @@ class Disagreement(_Frozen):
 class Pairs(_Frozen):
     """Mirrored requests that both versions answered, compared row by row; running totals."""
 
-    rows: int = Field(default=0, ge=0)
-    disagreements: int = Field(default=0, ge=0)
-    """of them, further apart than the policy's tolerance, or not a number"""
     requests: int = Field(default=0, ge=0)
     disagreement: float = Field(default=0.0, ge=0)
     """sum over the requests of the share of their rows that are further apart than the policy's

@@ -77,7 +77,7 @@ class Pairing:
         self._gate = gate
         self._limit = gate.tolerance * spread + _SAME
         self._waiting: tuple[_Waiting, _Waiting] = (defaultdict(list), defaultdict(list))
-        self._requests = self._rows = self._disagreements = 0
+        self._requests = 0
         self._disagreement = 0.0
         self._slices: dict[str, dict[str, list[float]]] = {name: {} for name in gate.slices}
         """input → value → [requests, disagreement]"""
@@ -94,8 +94,6 @@ class Pairing:
     def pairs(self) -> Pairs:
         """Totals so far."""
         return Pairs(
-            rows=self._rows,
-            disagreements=self._disagreements,
             requests=self._requests,
             disagreement=self._disagreement,
             slices={
@@ -110,8 +108,6 @@ class Pairing:
         distances = list(map(_distance, stable.scores, candidate.scores))
         apart = [distance > self._limit for distance in distances]
         self._requests += 1
-        self._rows += len(apart)
-        self._disagreements += sum(apart)
         self._disagreement += sum(apart) / len(apart)
         for total, rows in self._sliced(stable.inputs):
             total[0] += 1
