@@ -138,8 +138,10 @@ def _put_back(study: "Study", trial: "Trial") -> None:
     """A trial that was interrupted comes again, and goes on from its checkpoint."""
     from optuna.trial import TrialState
 
-    if study.trials[trial.number].state == TrialState.RUNNING:
+    state = study.trials[trial.number].state
+    if state == TrialState.RUNNING:
         study.tell(trial.number, state=TrialState.FAIL)
+    if not state.is_finished() or state == TrialState.FAIL:
         study.enqueue_trial(trial.params)
 
 

@@ -3,15 +3,18 @@
 from pathlib import Path
 
 import dagster as dg
-from modelyard.pipeline.launcher import TorchLauncher
+from modelyard.pipeline.kubernetes import launcher
+from modelyard.pipeline.steps import executor
+
+from .settings import settings
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
     shared = dg.Definitions(
-        resources={"launcher": TorchLauncher()},
-        # Steps take seconds; a process for each of them would take as long again.
-        executor=dg.in_process_executor,
+        # On this machine, or in the cluster that config.yaml names.
+        resources={"launcher": launcher(settings().kubernetes)},
+        executor=executor(),
     )
     assets = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
     return dg.Definitions.merge(assets, shared)

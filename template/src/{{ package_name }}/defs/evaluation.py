@@ -2,6 +2,7 @@
 
 import dagster as dg
 from modelyard.pipeline import assets
+from modelyard.pipeline.steps import pod
 
 from ..features import SIGNATURE
 from ..settings import settings, workspace
@@ -32,6 +33,7 @@ def exported_model() -> dg.MaterializeResult:
             description="Not worse than the champion, overall and in no slice.",
         )
     ],
+    **pod(cpu="2", memory="4Gi"),
     backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="model",
     kinds={"scikitlearn"},

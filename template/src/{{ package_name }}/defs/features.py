@@ -2,6 +2,7 @@
 
 import dagster as dg
 from modelyard.pipeline import assets
+from modelyard.pipeline.steps import pod
 
 from ..features import SIGNATURE, features
 from ..settings import settings, workspace
@@ -14,7 +15,14 @@ SETS = {
 }
 
 
-@dg.asset(**MONTHLY, name="features", deps=["valid"], group_name="features", kinds={"polars"})
+@dg.asset(
+    **MONTHLY,
+    **pod(cpu="2", memory="4Gi"),
+    name="features",
+    deps=["valid"],
+    group_name="features",
+    kinds={"polars"},
+)
 def feature_partitions(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Inputs known before departure, and the target."""
     return assets.make_features(context, workspace, features, SIGNATURE)
@@ -40,6 +48,7 @@ def feature_partitions(context: dg.AssetExecutionContext) -> dg.MaterializeResul
             kinds={"parquet"},
         ),
     ],
+    **pod(cpu="2", memory="4Gi"),
     backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def split() -> assets.Results:

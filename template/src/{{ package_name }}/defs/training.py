@@ -3,12 +3,15 @@
 import dagster as dg
 from modelyard.pipeline import assets
 from modelyard.pipeline.launcher import TorchLauncher
+from modelyard.pipeline.steps import pod
 
 from ..features import SIGNATURE
 from ..settings import settings, workspace
 
 
 @dg.asset(
+    # The ranks run in this pod, unless config.yaml has `kubernetes:`.
+    **pod(cpu="4", memory="8Gi"),
     deps=["train_set", "validation_set"],
     backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="model",
