@@ -1,0 +1,1 @@
+"""What a release does to users, simulated: modelyard against what others document."""
