@@ -1,5 +1,6 @@
 """A Bento from a registered version: by the real command, served from its own folder."""
 
+import hashlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import polars as pl
@@ -75,7 +77,8 @@ def test_the_latest_version_is_built_under_its_name(bento: Path) -> None:
 def test_the_bento_holds_the_service_the_package_and_no_more(bento: Path) -> None:
     source = bento / "src"
     assert {p.name for p in source.iterdir()} == {
-        "README.md", "bentofile.yaml", "packages", "requirements.txt", "service.py", "wheels",
+        "README.md", "bentofile.yaml", "packages", "requirements.txt", "sbom.cdx.json",
+        "service.py", "wheels",
     }  # fmt: skip
     assert [p.name for p in (source / "packages").iterdir()] == ["2"]
     assert not list(bento.rglob("pyproject.toml")) and not list(bento.rglob("*.pkl"))
@@ -97,6 +100,26 @@ def test_the_container_installs_the_serving_closure_pinned(bento: Path) -> None:
         name, _, version = line.partition(" ;")[0].partition("==")
         if name in pins and ";" not in line:
             assert pins[name] == version
+
+
+def test_the_bill_of_materials_lists_what_is_installed(bento: Path) -> None:
+    bill = json.loads((bento / "src" / "sbom.cdx.json").read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert re.fullmatch(r"urn:uuid:[0-9a-f-]{36}", bill["serialNumber"])
+    lines = (bento / "env" / "python" / "requirements.txt").read_text().split()
+    installed = {line for line in lines if not line.endswith(".whl")}
+    listed = {f"{c['name']}=={c['version']}" for c in bill["components"]}
+    assert installed | {f"modelyard=={metadata.version('modelyard')}"} == listed
+    assert all(c["purl"] == c["bom-ref"] for c in bill["components"])
+    numpy = next(c for c in bill["components"] if c["name"] == "numpy")
+    assert "BSD-3-Clause" in numpy["licenses"][0]["expression"] and numpy["description"]
+    assert len(bill["dependencies"][0]["dependsOn"]) == len(bill["components"])
+    model = bill["metadata"]["component"]
+    assert (model["name"], model["version"]) == ("flight-delay", "2")
+    package = bento / "src" / "packages" / "2"
+    for file in model["components"]:
+        digest = hashlib.sha256((package / file["name"]).read_bytes()).hexdigest()
+        assert file["hashes"] == [{"alg": "SHA-256", "content": digest}]
 
 
 def test_a_graph_that_onnx_cannot_express_brings_torch(

@@ -19,10 +19,12 @@ from typing import Any
 
 from modelyard.documents import UserError, releases, verify_package
 from modelyard.serving.closure import pinned, write_wheel
-from modelyard.serving.package import newest, versions
+from modelyard.serving.package import newest, read_package, versions
 from modelyard.serving.runtime import runtime_of
+from modelyard.serving.sbom import sbom
 
 STATE = Path(".modelyard")
+SBOM = "sbom.cdx.json"
 
 
 def build(
@@ -121,9 +123,12 @@ def _assemble(
     own = project.get("optional-dependencies", {}).get("serving", [])
     # BentoML adds itself; modelyard comes as the wheel.
     needs = ["modelyard[serving]", runtime_of(package), *own]
-    pins = pinned(needs, without={"bentoml", "modelyard"})
-    requirements = [*pins, f"./wheels/{wheel.name}"]
+    pins = pinned(needs, without=set())
+    added = ("bentoml==", "modelyard==")
+    requirements = [*(pin for pin in pins if not pin.startswith(added)), f"./wheels/{wheel.name}"]
     (context / "requirements.txt").write_text("\n".join(requirements) + "\n")
+    files = read_package(package).manifest.files
+    (context / SBOM).write_text(sbom(project["name"], number, pins, files))
 
 
 def _differences(context: Path, source: Path) -> list[str]:
