@@ -18,12 +18,14 @@ pytestmark = pytest.mark.xdist_group("delivery")
 def test_a_first_version_and_a_good_one_after_it(repo: Repo) -> None:
     code, first = repo.release(1)
     assert (code, first["decision"], first["stable"]) == (0, "bootstrapped", None)
+    ramp = {**POLICY["canary"], "ramp": {"harm_budget": 20}, "steps": []}
+    repo.write_policy({**POLICY, "canary": ramp})
     code, result = repo.release(2)
     assert (code, result["decision"], result["stable"]) == (0, "promoted", 1)
     assert result["failed_requests"] == 0 and result["stable_downtime_s"] == 0
     assert result["requests"] > 100 and repo.answers() == 2
-    weights = [e.weight for e in repo.events()]
-    assert weights == sorted(weights) and set(weights) == {0, 20, 50, 100}
+    ramped = [e.weight for e in repo.events() if e.phase == "canary"]
+    assert 1 <= min(ramped) <= max(ramped) <= 50, "no more before all is proven"
     assert Server(repo.folder / ".modelyard/serving/v1").facts is None, "the old one is stopped"
 
     done = repo.modelyard("release", "run", "--env", "local", "--candidate", "2")
