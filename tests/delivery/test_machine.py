@@ -171,6 +171,17 @@ def test_a_fault_in_a_long_step_is_not_weighed_against_what_went_well() -> None:
     assert action.phase == "rollback" and "errors" in action.reason
 
 
+def test_an_undecided_release_says_how_much_more_would_decide() -> None:
+    """Whatever else it waited for."""
+    state = CANARY
+    for tick in range(1, 9):
+        state = feed(state, look(100 + tick, counts(100 + tick, 50 * tick, tick)))
+    action = decide(POLICY, look(161, counts(161, 500, 12)), state)
+    assert action.phase == "rollback"
+    assert "undecided after 61 s: 12 of 20 requests; errors: not proven yet" in action.reason
+    assert " more requests would decide" in action.reason
+
+
 def test_nothing_advances_on_silence() -> None:
     """Plenty of requests at first, then none: whatever there is to see, nobody sees it."""
     policy = POLICY.model_copy(update={"canary": LONG})

@@ -424,7 +424,11 @@ def _watch(policy: Policy, evidence: Evidence, state: State) -> Action:
     elapsed = _elapsed(evidence, state)
     stays = action.phase == state.phase and not _steps(state, action.weight)
     if stays and elapsed > phase.max_duration:
-        return _inconclusive(policy, state, f"undecided after {elapsed:.0f} s: {action.reason}")
+        why = f"undecided after {elapsed:.0f} s: {action.reason}"
+        unproven = _unproven(verdicts) if state.phase == "canary" else None
+        return _inconclusive(
+            policy, state, f"{why}; {unproven}" if unproven and unproven not in why else why
+        )
     return action
 
 
