@@ -84,11 +84,11 @@ class Canary(_Strict):
     """empty under a ramp"""
     ramp: Ramp | None = None
     min_requests: int = Field(default=500, ge=1)
-    """answered by the candidate at each step before the next"""
+    """answered by the candidate at each step before the next; under a ramp in all"""
     min_duration: Duration = 1.0
-    """a step lasts at least this long"""
+    """a step, or the whole ramp, lasts at least this long"""
     max_duration: Duration = 1800.0
-    """a step that is undecided by then makes the release inconclusive"""
+    """a step, or the whole ramp, that is undecided by then makes the release inconclusive"""
     on_inconclusive: Literal["hold", "roll_back"] = "roll_back"
     """shadow and steps alike; hold: the candidate keeps running, at `hold_weight`"""
     hold_weight: int = Field(default=0, ge=0, le=100)
