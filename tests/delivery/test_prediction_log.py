@@ -5,9 +5,11 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from modelyard.delivery.prediction_log import PredictionLog, Request
+from modelyard.documents.signature import Category, Number, Signature
 
 ROWS = [
     {"time": 10.0, "request_id": "a", "version": 1, "row": 0, "inputs": {"x": 0.5, "c": "UA"}},
@@ -83,3 +85,27 @@ def test_the_same_question_of_two_versions() -> None:
     assert not one.asks_the_same(asked({"x": 0.1, "c": "B6"}))
     assert not one.asks_the_same(asked({"x": 0.1, "c": "UA"}, {"x": 0.1, "c": "UA"}))
     assert not asked({"x": "0.1"}).asks_the_same(asked({"x": 0.1}))
+
+
+def test_what_the_servers_write_is_what_is_read_here(tmp_path: Path) -> None:
+    """The two rooms meet in this format only."""
+    from modelyard.serving.prediction_log import Entry
+    from modelyard.serving.prediction_log import PredictionLog as Writer
+
+    signature = Signature.model_validate(
+        {
+            "task": "regression",
+            "target": "y",
+            "inputs": [Number(name="x"), Category(name="c", values=("UA", "B6"), nullable=True)],
+        }
+    )
+    writer = Writer(str(tmp_path), 1, signature, lambda rows: None, flush_s=0.05)
+    bodies = [{"rows": [{"x": i, "c": "UA"}, {"x": 0.5, "c": None}]} for i in range(3)]
+    for i, asked in enumerate(bodies):
+        scores = np.array([float(i), 0.25])
+        writer.put(Entry(10.0 + i, f"id-{i}", "rows", json.dumps(asked).encode(), scores, None))
+    writer.close()
+    assert PredictionLog(tmp_path, since=11.0).requests() == [
+        Request(f"id-{i}", [{"x": float(i), "c": "UA"}, {"x": 0.5, "c": None}], [[i], [0.25]])
+        for i in (1, 2)
+    ]

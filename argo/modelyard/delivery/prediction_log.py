@@ -59,11 +59,13 @@ class PredictionLog:
         What can't be read, such as what a crash cut off, is left out.
         """
         found: list[Request] = []
-        for path in sorted(_files(self.folder)):
-            if path.suffix == ".jsonl":
+        # There can be very many files by now: only the new ones are worth a thought.
+        for name in sorted(_names(self.folder) - self._tables):
+            path = self.folder / name
+            if name.endswith(".jsonl"):
                 found += self._new_lines(path)
-            elif path.name not in self._tables:
-                self._tables.add(path.name)
+            else:
+                self._tables.add(name)
                 found += _requests(_table(path, self.since), self.since)
         return found
 
@@ -79,19 +81,20 @@ class PredictionLog:
         return _requests(filter(None, map(_parse, whole.split(b"\n"))), self.since)
 
 
-def _files(folder: Path) -> list[Path]:
+def _names(folder: Path) -> set[str]:
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
-        return []
+        return set()
     wanted = (".jsonl", ".parquet")
-    return [folder / n for n in names if n.endswith(wanted) and not n.startswith(".")]
+    return {name for name in names if name.endswith(wanted) and not name.startswith(".")}
 
 
 def latest_requests(folder: Path, most: int, without: str = "") -> list[Request]:
     """About the newest `most` requests of a log, whose ids do not begin with `without`."""
     found: list[Request] = []
-    for path in sorted(_files(folder), key=_modified, reverse=True):
+    paths = [folder / name for name in _names(folder)]
+    for path in sorted(paths, key=_modified, reverse=True):
         rows = _tail(path) if path.suffix == ".jsonl" else _table(path, 0.0)
         found += [r for r in _requests(rows, 0.0) if not (without and r.id.startswith(without))]
         if len(found) >= most:
