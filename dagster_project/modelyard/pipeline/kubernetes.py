@@ -129,7 +129,7 @@ class Follower:
             self._start()
             try:
                 self._follow()
-            except UserError:
+            except (UserError, OSError):  # the Job has failed, or goes on
                 raise
             except BaseException:  # Ctrl-C here, or a run that is ended in Dagster
                 self._say("stopping: the pods write a checkpoint; run it again to go on")
