@@ -45,6 +45,7 @@ lint: setup ## style, types, walls between the rooms, workflows
 
 bench: setup ## measurements, as ratios
 	python -m benchmarks.orchestration --json
+	python -m benchmarks.serving --json
 	python -m benchmarks.canary --json
 
 golden: setup ## write the rendered YAML anew that tests compare

@@ -65,10 +65,11 @@ def overload(server: Running, body: tuple[str, Path], seconds: int) -> dict[str,
         ("after", CONNECTIONS, 5),
     ):
         load = threading.Thread(target=_run, args=(server, body, length, connections))
-        load.start()
-        if phase == "after":
-            time.sleep(1)
         with httpx.Client(timeout=30, trust_env=False) as client:
+            client.get(f"{server.url}/livez")  # connected before the load is there
+            load.start()
+            if phase == "after":
+                time.sleep(1)
             while load.is_alive():
                 start = time.perf_counter()
                 answer = client.post(f"{server.url}/predict", content=content, headers=headers)
