@@ -1,6 +1,7 @@
 """From weights to `model.pt2`, and from `model.pt2` to scores."""
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,12 @@ def export(
             f"network.py cannot be exported: {type(error).__name__}: {str(error).strip()}. "
             "forward() must work for any number of rows, without branches on values"
         ) from error
-    torch.export.save(program, path)
+    for node in program.graph.nodes:
+        # Where the code lay when it was traced: equal models would differ by it.
+        node.meta.pop("stack_trace", None)
+    archive = BytesIO()  # given a path, torch writes its (temporary) name into the file
+    torch.export.save(program, archive)
+    path.write_bytes(archive.getvalue())
     _compare(model, path, signature)
     return sum(parameter.numel() for parameter in network.parameters())
 

@@ -1,7 +1,6 @@
 """Writes the model package, whole or not at all."""
 
 import shutil
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -16,6 +15,7 @@ from modelyard.pipeline.arrays import encode
 from modelyard.pipeline.challenge import Evaluation, read_evaluation, read_slice
 from modelyard.pipeline.export import MODEL, read_target
 from modelyard.pipeline.frames import combined, rows_in, stored_hash
+from modelyard.pipeline.job import read_history
 from modelyard.pipeline.onnx_export import ONNX, write_onnx
 from modelyard.pipeline.settings import Settings
 from modelyard.pipeline.workspace import Workspace, replaced_folder
@@ -67,7 +67,7 @@ def _manifest(workspace: Workspace, settings: Settings[Any], evaluation: Evaluat
     rows |= {part: rows_in([workspace.dataset(part)]) for part in parts}
     return Manifest(
         name=workspace.project()["name"],
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=workspace.changed().isoformat(timespec="seconds"),
         git_commit=workspace.git_commit(),
         template_version=workspace.template_version(),
         data_hash=combined(stored_hash(workspace.dataset(p)) for p in ("train", "validation")),
@@ -76,6 +76,8 @@ def _manifest(workspace: Workspace, settings: Settings[Any], evaluation: Evaluat
         ranks=settings.training.ranks,
         configuration=settings.model_dump(mode="json", by_alias=True),
         metrics=evaluation.metrics,
+        champion=evaluation.champion,
+        hardware=read_history(workspace.training).environment,
         environment={"python": python_version(), **{d: version(d) for d in DISTRIBUTIONS}},
     )
 

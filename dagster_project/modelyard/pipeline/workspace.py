@@ -1,6 +1,7 @@
 """Where a model repo keeps its local state."""
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -9,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +64,23 @@ class Workspace:
         """`[project]` of pyproject.toml."""
         return tomllib.loads((self.root / "pyproject.toml").read_text())["project"]
 
+    def git(self, *arguments: str) -> str:
+        """What git prints; nothing where it fails."""
+        command = ["git", "-C", str(self.root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
     def git_commit(self) -> str:
         """HEAD, with `+dirty` where tracked files differ; `uncommitted` outside of git."""
-
-        def git(*arguments: str) -> str:
-            command = ["git", "-C", str(self.root), *arguments]
-            done = subprocess.run(command, capture_output=True, text=True)
-            return done.stdout.strip() if done.returncode == 0 else ""
-
-        head = git("rev-parse", "HEAD")
-        dirty = git("status", "--porcelain", "--untracked-files=no")
+        head = self.git("rev-parse", "HEAD")
+        dirty = self.git("status", "--porcelain", "--untracked-files=no")
         return f"{head}{'+dirty' if dirty else ''}" if head else "uncommitted"
+
+    def changed(self) -> datetime:
+        """When what stands here was written: the commit's time, or now if files differ from it."""
+        if not re.fullmatch("[0-9a-f]+", self.git_commit()):
+            return datetime.now(UTC)
+        return datetime.fromtimestamp(int(self.git("show", "--no-patch", "--format=%ct")), UTC)
 
     def template_version(self) -> str:
         """The commit or tag of the template that the repo was made from."""

@@ -27,7 +27,7 @@ class Manifest(BaseModel):
 
     name: str
     created: str
-    """ISO 8601, UTC"""
+    """ISO 8601, UTC; the commit's time, so that the same commit gives the same package"""
     git_commit: str
     template_version: str
     data_hash: str
@@ -39,6 +39,10 @@ class Manifest(BaseModel):
     ranks: int
     configuration: dict[str, Any]
     metrics: dict[str, float]
+    champion: int | None = None
+    """the version that it was compared with"""
+    hardware: dict[str, str] = {}
+    """device, cpu (its instruction set) and threads of each rank: sums depend on them"""
     environment: dict[str, str]
     """distribution → version"""
     files: dict[str, str] = {}
