@@ -73,8 +73,9 @@ class Shadow(_Strict):
 class Ramp(_Strict):
     """Weights that the evidence chooses."""
 
-    harm_budget: float = Field(gt=0)
-    """failed requests that the candidate may cost more than stable would have had"""
+    harm_budget: float = Field(ge=1)
+    """failed requests that the candidate may cost more than stable would have had; to be well
+    above what chance alone makes of stable's own failures, or good candidates spend it, too"""
 
 
 class Canary(_Strict):
