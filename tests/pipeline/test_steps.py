@@ -43,6 +43,42 @@ def test_sizes_of_steps_arrive_in_the_definitions(repo: Path) -> None:
     }
 
 
+def test_dg_checks_the_definitions_without_a_cluster(repo: Path) -> None:
+    """With training in a cluster, too: nothing asks for one until a training starts."""
+    config = repo / "config.yaml"
+    before = config.read_text()
+    block = "kubernetes: {namespace: a, image: b, storage: s3://c/d, pods: 2}\n"
+    config.write_text(before.replace("kubernetes: null\n", block))
+    try:
+        printed = run(
+            Path(sys.executable).with_name("dg"), "check", "defs", cwd=repo, check=True,
+            PYTHONPATH=str(repo / "src"), DAGSTER_HOME=str(repo / ".dagster"), KUBECONFIG="/none",
+        )  # fmt: skip
+    finally:
+        config.write_text(before)
+    assert "loaded successfully" in printed
+
+
+def test_pods_that_cannot_share_the_ranks(repo: Path) -> None:
+    from modelyard.documents import UserError, load_settings
+    from modelyard.pipeline.settings import Settings, TrainingSettings
+
+    text = (
+        "data: {months: {from: 2013-01, to: 2013-03}}\n"
+        "split: {train: {from: 2013-01, to: 2013-01}, validation: {from: 2013-02, to: 2013-02},"
+        " test: {from: 2013-03, to: 2013-03}}\ntraining: {ranks: 2}\n"
+    )
+    given = repo.parent / "config.yaml"
+    for block, message in (
+        ("pods: 4", "4 pods cannot share 2 ranks equally"),
+        ("gpus: 1", "gpus: 1: a pod has 2 ranks, with a GPU each"),
+    ):
+        own = f"kubernetes: {{namespace: a, image: b, storage: s3://c/d, {block}}}\n"
+        given.write_text(text + own)
+        with pytest.raises(UserError, match=f"config.yaml:4: kubernetes: {message}"):
+            load_settings(given, Settings[TrainingSettings])
+
+
 def test_dagster_takes_the_sizes() -> None:
     from dagster_k8s.job import get_user_defined_k8s_config
 
