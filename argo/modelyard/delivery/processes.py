@@ -6,6 +6,7 @@ gave to another program meanwhile is never taken for it, let alone killed.
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -34,10 +35,18 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port of 127.0.0.1 that nobody listened on a moment ago.
+
+    Below those that systems give to outgoing connections (from 32768 on Linux): under load one
+    of these takes a port before a server has started, which needs seconds.
+
+    Raises:
+        UserError: of a hundred ports none was free.
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        if not port_taken(port):
+            return port
+    raise UserError("no free port between 20000 and 32000 on 127.0.0.1")
 
 
 def port_taken(port: int) -> bool:
