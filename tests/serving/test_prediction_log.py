@@ -213,4 +213,4 @@ def test_a_later_truth_is_joined_by_id(tmp_path: Path) -> None:
     names: dict = {"pl": pl}
     exec(code.replace("predictions/", f"{tmp_path}/predictions/").replace(
         "truth.parquet", f"{tmp_path}/truth.parquet"), names)  # fmt: skip
-    assert names["joined"].select("score", "late").rows() == [(0.2, 0), (0.9, 1)]
+    assert names["joined"].sort("score").select("score", "late").rows() == [(0.2, 0), (0.9, 1)]

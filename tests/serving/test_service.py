@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import numpy as np
 import polars as pl
 import pytest
 
 from modelyard.documents.signature import Task
+from modelyard.serving.rows import ARROW, JSON
 from modelyard.serving.testing import Server, serve
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -98,21 +100,28 @@ def test_openapi_describes_the_signature(server: Servers) -> None:
         "type": "number", "minimum": 0, "maximum": 5000, "description": "miles",
     }  # fmt: skip
     assert row["properties"]["hour"]["type"] == "integer"
-    assert row["properties"]["wind"] == {"type": "number", "nullable": True}
+    wind = row["properties"]["wind"]
+    assert (wind["type"], wind["nullable"]) == ("number", True)
+    assert -wind["minimum"] == wind["maximum"] == float(np.finfo(np.float32).max)
     assert row["properties"]["carrier"]["enum"] == ["AA", "B6", "UA"]
     assert "enum" not in row["properties"]["dest"]  # open
     assert row["example"] == ROW
     assert schemas["Prediction"]["properties"]["class"]["enum"] == ["on time", "late"]
     post = document["paths"]["/predict"]["post"]
-    assert {"200", "400", "413", "415", "422", "500", "503"} == post["responses"].keys()
+    refusals = {"400", "405", "413", "415", "422", "500", "503", "504"}
+    assert {"200", *refusals} == post["responses"].keys()
+    assert "retry-after" in post["responses"]["503"]["headers"]
+    assert {JSON, ARROW} == post["requestBody"]["content"].keys()
     assert "/model" in document["paths"] and "/readyz" in document["paths"]
 
 
-def test_the_example_of_the_document_is_accepted(server: Servers) -> None:
+def test_the_examples_of_the_document_are_accepted(server: Servers) -> None:
     client = server("binary").client
     post = client.get("/docs.json").json()["paths"]["/predict"]["post"]
-    body = post["requestBody"]["content"]["application/json"]["example"]
-    assert client.post("/predict", json=body).status_code == 200
+    examples = post["requestBody"]["content"][JSON]["examples"]
+    assert list(examples) == ["one row", "many rows", "columns"]
+    for example in examples.values():
+        assert client.post("/predict", json=example["value"]).status_code == 200
 
 
 NAN = json.dumps({"rows": [ROW | {"wind": float("nan")}]})
