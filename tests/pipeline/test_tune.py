@@ -147,6 +147,21 @@ def test_a_study_prunes_and_finds_the_better_half(
     assert spec[0].name != spec[1].name
 
 
+def test_pictures_of_a_longer_study(tmp_path: Path) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+
+    def loss(trial: optuna.Trial) -> float:
+        value = trial.suggest_float("dropout", 0, 0.5)
+        trial.suggest_categorical("hidden", ["[64]", "[128, 64]"])
+        trial.report(value, 1)
+        return value
+
+    study.optimize(loss, n_trials=10)
+    tune.draw(study, tmp_path)
+    pictures = {path.stem for path in tmp_path.glob("*.png")}
+    assert pictures == {"history", "epochs", "slices", "importances"}
+
+
 def test_ctrl_c_keeps_the_trial(workspace: Workspace) -> None:
     given = settings(workspace.root, "learning_rate: {from: 0.01, to: 0.1}")
     assert given.tune

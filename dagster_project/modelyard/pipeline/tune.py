@@ -204,8 +204,15 @@ def draw(study: "Study", folder: Path) -> None:
         warnings.simplefilter("ignore", ExperimentalWarning)
         for name, plot in wanted.items():
             plot(study)
+            figure = plt.gcf()
+            figure.set_size_inches(10, 5)
+            for axes in figure.axes:
+                if axes.get_ylabel() in ("Objective Value", "Intermediate Value"):
+                    axes.set_ylabel("validation loss")
+                if (legend := axes.get_legend()) and name != "history":
+                    legend.remove()  # a line for each trial
             with replaced(folder / f"{name}.png") as new:
-                plt.gcf().savefig(new, format="png", dpi=120, bbox_inches="tight")
+                figure.savefig(new, format="png", dpi=120, bbox_inches="tight")
             plt.close("all")
 
 
