@@ -10,7 +10,7 @@ import numpy as np
 
 ONNX = "model.onnx"
 TOLERANCE = 1e-4
-"""between the two graphs' scores, relative above 1; serving checks the same against the training's"""
+"""between the scores of both, relative above 1; serving checks the same against the training's"""
 
 logger = logging.getLogger(__name__)
 
