@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pipeline.ranks import SIGNATURE, running, small, train
 
 from modelyard.documents import UserError
+from modelyard.pipeline.arrays import Arrays, write_arrays
 from modelyard.pipeline.checkpoint import NEW, PROGRESS, complete
+from modelyard.pipeline.feeding import Feed
 from modelyard.pipeline.job import CHECKPOINTS, WEIGHTS, History
 from modelyard.pipeline.launcher import check, prepare
 from modelyard.pipeline.settings import TrainingSettings
@@ -161,3 +164,35 @@ def test_what_cannot_work_is_refused_before_a_process_starts(
 def test_a_step_needs_a_row_for_each_rank() -> None:
     with pytest.raises(ValueError, match=r"batch_rows \(3\) must be ranks × accumulate \(2 × 2\)"):
         TrainingSettings(ranks=2, batch_rows=3, accumulate=2)
+
+
+def test_windows_give_each_row_once_and_the_same_for_a_seed() -> None:
+    rows = np.arange(30_000)
+    numbers, categories = rows[:, None].astype(np.float32), np.zeros((len(rows), 0), np.int64)
+    feed = Feed(Arrays(numbers, categories, rows), torch.device("cpu"), window=1)
+    assert not feed.fits
+
+    def epoch(seed: int, size: int = 100) -> torch.Tensor:
+        batches = [feed.take(indices) for indices in feed.shuffled(size, seed)]
+        assert all(torch.equal(numbers[:, 0].long(), target) for numbers, _, target in batches)
+        return torch.cat([target for _, _, target in batches])
+
+    first = epoch(1)
+    assert first.sort().values.tolist() == rows.tolist()
+    assert torch.equal(first, epoch(1)) and not torch.equal(first, epoch(2))
+    assert len(epoch(1, 7000)) == len(epoch(1, 7000).unique()) == 28_000  # whole batches only
+
+
+@pytest.mark.parametrize(("rows", "size", "ranks"), [(1001, 100, 2), (401, 100, 4), (3, 100, 3)])
+def test_each_rank_gets_as_many_validation_batches(
+    rows: int, size: int, ranks: int, tmp_path: Path
+) -> None:
+    draw(SIGNATURE, rows).write_parquet(tmp_path / "rows.parquet")
+    write_arrays(tmp_path / "rows.parquet", SIGNATURE, tmp_path / "arrays")
+    feed = Feed(Arrays.mapped(tmp_path / "arrays"), torch.device("cpu"))
+    batches = [list(feed.in_order(size, rank, ranks)) for rank in range(ranks)]
+    assert len({len(own) for own in batches}) == 1
+    assert all(len(batch) for own in batches for batch in own)
+    assert torch.cat([batch for own in batches for batch in own]).unique().tolist() == [
+        *range(rows)
+    ]

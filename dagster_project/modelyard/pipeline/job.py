@@ -64,6 +64,10 @@ class History(BaseModel):
     epochs: tuple[Epoch, ...]
     environment: dict[str, str] = {}
     """device, cpu (its instruction set, as torch calls it) and threads of a rank"""
+    first_step: float = 0
+    """when it was done, in seconds since the epoch"""
+    peak_memory: int = 0
+    """of rank 0, in bytes"""
 
 
 def read_history(folder: Path) -> History:

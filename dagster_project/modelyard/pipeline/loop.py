@@ -73,6 +73,8 @@ class Progress:
         self.best: dict[str, Tensor] = {}
         """the weights after `best_epoch`"""
         self.finished: list[Epoch] = []
+        self.first_step = 0.0
+        """when it was done, in seconds since the epoch; of this process"""
         self._total = torch.zeros((), dtype=torch.float64, device=run.device)
         self._seconds = 0.0  # of this epoch before the checkpoint that it began from
         self._restore()
@@ -95,6 +97,7 @@ class Progress:
             yield Step(self._run, self._model, rows, self._total)
             self.step = number
             self._steps += 1
+            self.first_step = self.first_step or time.time()
             if number >= self._next:
                 self._pulse()
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -202,6 +203,8 @@ class Run(Generic[Settings]):
             ranks=self.ranks, rows=len(self.train), best_epoch=best[0],
             best_validation_loss=best[1], seconds=sum(e.seconds for e in progress.finished),
             epochs=tuple(progress.finished), environment=self._environment(),
+            first_step=progress.first_step,
+            peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )  # fmt: skip
         with replaced(self.folder / HISTORY) as new:
             new.write_text(json.dumps(history.model_dump(mode="json"), indent=1))
@@ -281,10 +284,9 @@ class Run(Generic[Settings]):
             with suppress(OSError):  # a full disk must not end the training
                 self.pipes.report_custom_message({"epoch": done.model_dump()})
         rate = len(self.train) / done.seconds
-        print(
+        self._log(
             f"epoch {done.epoch:3d}/{self.settings.epochs}  loss {done.train_loss:.4f}  "
-            f"validation {done.validation_loss:.4f}  {rate:10,.0f} rows/s",
-            flush=True,
+            f"validation {done.validation_loss:.4f}  {rate:10,.0f} rows/s"
         )
 
     def show(self, epoch: int, step: int, loss: float) -> None:
@@ -303,7 +305,7 @@ class Run(Generic[Settings]):
     def _log(self, text: str) -> None:
         print(text, flush=True)
         if self.pipes:
-            with suppress(OSError):
+            with suppress(OSError):  # a full disk must not end the training
                 self.pipes.log.info(text)
 
     # Being told to stop.
