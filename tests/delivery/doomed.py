@@ -12,8 +12,10 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 from modelyard.delivery import cli, local
+from modelyard.delivery.policy import Local
 from modelyard.delivery.ports import Ports, Routes
 from modelyard.documents import ReleaseEvent
 
@@ -56,10 +58,10 @@ class Doomed:
 def main(marks: Path) -> int:
     real = local.local_ports
 
-    def doomed(*arguments) -> Ports:
-        ports = real(*arguments)
+    def doomed(model: str, environment: Local, state: Path = local.STATE) -> Ports:
+        ports = real(model, environment, state)
         router, runtime, record = (
-            Doomed(p, marks) for p in (ports.router, ports.runtime, ports.record)
+            cast(Any, Doomed(p, marks)) for p in (ports.router, ports.runtime, ports.record)
         )
         return Ports(router, runtime, ports.source, record, ports.shadow)
 

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -208,7 +209,7 @@ def fragile(world: World, folder: Path, deadly: int, after: bool) -> tuple[State
     """A release of version 2 that is killed, if it gets so far; and how many calls it made."""
     calls: list[str] = []
     router, runtime, source, record = (
-        Fragile(port, calls, deadly, after) for port in (world, world, world, FileRecord(folder))
+        cast(Any, Fragile(port, calls, deadly, after)) for port in (world, world, world, FileRecord(folder))
     )
     first = Controller(Ports(router, runtime, source, record), POLICY)
     try:

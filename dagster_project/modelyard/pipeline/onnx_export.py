@@ -59,7 +59,7 @@ def _score(model: bytes, numbers: np.ndarray, categories: np.ndarray) -> np.ndar
     # An input that the graph does not use may be missing.
     given = {"numbers": numbers, "categories": categories}
     used = {each.name: given[each.name] for each in session.get_inputs()}
-    return session.run(None, used)[0]
+    return np.asarray(session.run(None, used)[0])
 
 
 @contextlib.contextmanager

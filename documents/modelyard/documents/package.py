@@ -1,10 +1,11 @@
 """The model package: a folder that the pipeline writes and serving reads.
 
 `model.pt2` (a `torch.export` archive, preprocessing inside the graph), the same graph as
-`model.onnx` where ONNX can express it, `signature.json`, `manifest.json`, `reference.parquet` (rows of the frozen test set
-with the inputs and, in `score` or `score_<class>`, what the trainer predicted for
-them) and `model_card.md` with its plots. The manifest lists every other file with
-its SHA-256, so the hash of the manifest names the whole package.
+`model.onnx` where ONNX can express it, `signature.json`, `manifest.json`,
+`reference.parquet` (rows of the frozen test set with the inputs and, in `score` or
+`score_<class>`, what the trainer predicted for them) and `model_card.md` with its plots. The
+manifest lists every other file with its SHA-256, so the hash of the manifest names the whole
+package.
 """
 
 import hashlib
