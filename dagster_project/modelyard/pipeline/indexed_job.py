@@ -16,7 +16,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0
 """a DNS label"""
 Quantity = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
 
-WORK = "/work"
+WORK = "/scratch"
 """where a pod keeps arrays, checkpoints and logs"""
 CONTAINER = "training"
 RENDEZVOUS_PORT = 29400
