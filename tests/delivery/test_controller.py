@@ -209,7 +209,8 @@ def fragile(world: World, folder: Path, deadly: int, after: bool) -> tuple[State
     """A release of version 2 that is killed, if it gets so far; and how many calls it made."""
     calls: list[str] = []
     router, runtime, source, record = (
-        cast(Any, Fragile(port, calls, deadly, after)) for port in (world, world, world, FileRecord(folder))
+        cast(Any, Fragile(port, calls, deadly, after))
+        for port in (world, world, world, FileRecord(folder))
     )
     first = Controller(Ports(router, runtime, source, record), POLICY)
     try:
