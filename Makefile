@@ -45,6 +45,7 @@ lint: setup ## style, types, walls between the rooms, workflows
 
 bench: setup ## measurements, as ratios
 	python -m benchmarks.orchestration --json
+	python -m benchmarks.training --json
 	python -m benchmarks.serving --json
 	python -m benchmarks.canary --json
 
