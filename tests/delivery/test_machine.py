@@ -24,6 +24,7 @@ SETTINGS: dict[str, Any] = {
         "max_duration": "60s",
     },
 }
+RAMP = {"ramp": {"harm_budget": 20}, "min_requests": 20, "min_duration": "2s"}
 HELD = {**SETTINGS["canary"], "on_inconclusive": "hold", "hold_weight": 5}
 POLICY = Policy.model_validate(SETTINGS)
 HOLD = Policy.model_validate({**SETTINGS, "canary": HELD})
@@ -239,3 +240,28 @@ def feed(state: State, evidence: Evidence) -> State:
     """One turn that stays where it is, as the controller writes it."""
     action = Action(state.phase, state.weight, "watching")
     return machine.apply(state, machine.event(state, action, evidence))
+
+
+@pytest.mark.parametrize("canary", [SETTINGS["canary"], RAMP])
+def test_copies_that_were_scraped_late_are_no_live_traffic(canary: dict[str, Any]) -> None:
+    """Counts are 15 s old, as of a Prometheus: after the shadow many still come in."""
+    settings = {**SETTINGS, "interval": "5s", "canary": {**canary, "max_duration": "10m"}}
+    policy = Policy.model_validate(settings)
+    first = machine.begin("r", 2, 1, 0.0, policy)
+    state, age, began = machine.replay([first]), 15.0, None
+    for time in range(5, 65, 5):
+        # 100 requests a second: copied until the shadow ends, after it 1 in 100 at the candidate.
+        then = max(0.0, time - age)
+        copied = then if began is None else min(then, began)
+        live = then - copied
+        now = counts(then, round(100 * copied + 99 * live), round(100 * copied + live),
+                     rows=round(100 * copied))  # fmt: skip
+        evidence = look(float(time), now)
+        action = decide(policy, evidence, state)
+        state = machine.apply(state, machine.event(state, action, evidence))
+        if state.phase == "canary" and began is None:
+            began = float(time)
+        assert state.tests is None or state.phase == "shadow" or state.tests.bets.seen[0][2] <= live
+        assert state.weight <= max(1, policy.canary.steps[0] if policy.canary.steps else 1)
+    assert began is not None and state.baseline is not None and state.baseline.time >= began
+    assert state.tests is not None and state.tests.bets.seen[0][2] > 0

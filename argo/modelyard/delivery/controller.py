@@ -155,10 +155,10 @@ class Controller:
         return state
 
     def _look(self, state: State) -> Evidence:
-        runtime = self.ports.runtime
+        runtime, began = self.ports.runtime, time.time()
         counts, note = self._counts(state)
         evidence = Evidence(
-            time=time.time(),
+            time=began,
             candidate=runtime.health(state.candidate),
             stable=None if state.stable is None else runtime.health(state.stable),
             counts=counts,

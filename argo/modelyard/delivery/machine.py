@@ -54,8 +54,10 @@ class State:
     ready: float = 0.0
     """when the candidate was last seen ready, s since the epoch"""
     shadow_began: float = 0.0
+    live: float | None = None
+    """when one first looked after this phase or fixed step was made real, s since the epoch"""
     baseline: Counts | None = None
-    """at the first look since this phase or fixed step was made real"""
+    """the first counts of `live` or later"""
     last: Counts | None = None
     """the newest that the tests have seen"""
     recent: tuple[Counts, ...] = ()
@@ -206,6 +208,7 @@ def apply(state: State, event: ReleaseEvent) -> State:
         # A clock that was set back must not stretch the phase.
         since=event.time if moved else min(state.since, event.time),
         ready=event.time if ready else min(state.ready, event.time),
+        live=None if moved else min(state.live or event.time, event.time),
         sequence=event.sequence + 1,
         decision=event.decision,
         reason=event.reason,
@@ -242,17 +245,19 @@ def _steps(state: State, weight: int) -> bool:
 def _counted(state: State, seen: Evidence | None, moved: bool) -> State:
     """The counts that later ones are compared with."""
     counts = _usable(seen, state) if seen else None
-    if counts is None:
+    if seen is None or counts is None:
         return replace(state, baseline=None, recent=()) if moved else state
     if not continues(state.last, counts):
         state = replace(state, baseline=None, recent=())
-    state = replace(state, last=counts, rate=_rate(state, counts), mixed=False)
-    if moved:
+    state = replace(state, last=counts, rate=_rate(state, counts))
+    live = min(state.live or seen.time, seen.time)
+    if moved or (state.baseline is None and counts.time < live):
         # These belong to what was before. What comes in until the new routes are live, also after
-        # a crash, does so, too.
+        # a crash, does so, too; and so does what Prometheus scraped before they were.
         return replace(state, baseline=None, recent=())
     return replace(
         state,
+        mixed=False,
         baseline=state.baseline or counts,
         recent=(*state.recent, counts)[-RECENT:],
     )
@@ -444,7 +449,7 @@ def _unclear(evidence: Evidence, state: State, verdicts: tuple[Verdict, ...]) ->
     if not _stable_ready(evidence) or evidence.candidate.status != "ready":
         return "a server is not ready"
     if state.baseline is None:
-        return f"the first counts at {state.weight} %"
+        return f"nothing to compare at {state.weight} % yet"
     paused = state.phase == "canary" and state.weight == 0
     if not paused and not answered(state.recent[0], evidence.counts)[1]:
         return f"no requests in the last {len(state.recent)} looks"

@@ -109,7 +109,7 @@ class Evidence(_Frozen):
     """One look at the world. `decide` goes by it alone, but not by `users`."""
 
     time: float
-    """of the look, s since the epoch"""
+    """when the look began, s since the epoch; later than what was decided before was done"""
     candidate: Health
     stable: Health | None = None
     """None where there is no stable version"""
