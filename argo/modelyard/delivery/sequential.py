@@ -33,7 +33,8 @@ Floats = NDArray[np.float64]
 MEMORY = 2000.0
 """requests of an arm over which its rate is averaged to choose alternatives"""
 LATE = 20.0
-"""requests of the candidate: a bet that begins after N of them has a weight of about LATE/N^2"""
+"""requests of the candidate: bets that begin at the one after N of them have a weight of
+0.5 / ((N + LATE) (1 + log(1 + N / LATE))^2), all together of 0.5"""
 _LEAST = 1e-5
 """alternatives stay this far inside of (0, 1)"""
 _TINY = 1e-9

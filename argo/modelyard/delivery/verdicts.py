@@ -33,8 +33,6 @@ class Verdict:
     threshold: float | None = None
     """fails once `e` reaches it"""
     proof: float | None = None
-    """evidence that the candidate is within its limit, an e-value; proven at 1 / alpha"""
-    proof: float | None = None
     """evidence that it is within, an e-value; proven at 1 / alpha. None: a slice, no figures yet"""
     more: int | None = None
     """about how many more requests of the candidate would decide; None: not known"""
