@@ -242,3 +242,29 @@ def test_quantile_bands_hold_at_every_look(q: float) -> None:
         below = np.cumsum(draw.random(2000) < q) / n
         missed += bool((np.abs(below - q) > off).any())
     assert missed / 300 <= alpha
+
+
+MANY = 10**9
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        [MANY, 0, MANY, MANY],
+        [MANY, MANY, MANY, 0],
+        [MANY, 0, 1, 1],
+        [1, 0, MANY, MANY],
+        [MANY, MANY, MANY, MANY],
+        [MANY, 0, MANY, 0],
+    ],
+)
+@pytest.mark.parametrize("single", [False, True])
+def test_extreme_counts_neither_overflow_nor_end_as_no_number(block, single: bool) -> None:
+    sides = [Null(0, 1, 0.01, (0.03, 0.51), late=True), Null(0, -1, 0.0001 + 0.5 * single, (0.0,))]
+    found = Bets.begin(Plan(sides, [0.005], single=single))
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        for _ in range(20):
+            found = found.after([block])
+        quiet = found.after([[0, 0, 0, 0]])
+    assert np.isfinite(found.e).all() and (found.best <= 1e101).all()
+    assert quiet.e == pytest.approx(found.e), "no requests tell nothing"

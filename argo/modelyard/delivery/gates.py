@@ -68,9 +68,8 @@ class Trial:
         """One look more; `live`: the candidate answered users, not copies."""
         gates, s, c = self.gates, block.stable, block.candidate
         slow, shape, bets, expected = self.slow, self.shape, self.bets, [math.nan]
-        streams = [
-            [s.requests, min(s.failures, s.requests), c.requests, min(c.failures, c.requests)]
-        ]
+        k_s, k_c = min(s.failures, s.requests), min(c.failures, c.requests)
+        streams = [[s.requests, k_s, c.requests, k_c]]
         if gates.latency:
             blocks, shares = slow.streams(gates.latency, block)
             streams, expected = streams + blocks, expected + shares
@@ -91,7 +90,7 @@ class Trial:
             slow=slow,
             shape=shape,
             paired=self.paired and self.paired.after(block.pairs),
-            alone=self.alone and self.alone.after([[0, 0, c.requests, c.failures]]),
+            alone=self.alone and self.alone.after([[0, 0, c.requests, k_c]]),
             latency=(added(self.latency[0], s.latency), added(self.latency[1], c.latency)),
             excess=self.excess + (self._excess(s, c) if live else 0.0),
         )
