@@ -60,25 +60,26 @@ POLICY = Policy.model_validate(
 class Release:
     """One look a second."""
 
-    def __init__(self) -> None:
-        self.time = 100.0
-        self.stable = self.candidate = 0
-        self.state = machine.replay([machine.begin("r", 2, 1, self.time, POLICY)])
+    def __init__(self, policy: Policy = POLICY) -> None:
+        self.time, self.policy = 100.0, policy
+        self.stable = self.candidate = self.failures = 0
+        self.state = machine.replay([machine.begin("r", 2, 1, self.time, policy)])
 
-    def look(self, stable: int = 0, candidate: int = 0, pending: int = 0) -> int:
+    def look(self, stable: int = 0, candidate: int = 0, pending: int = 0, failures: int = 0) -> int:
         """So many answers come in, so many wait for the candidate; the weight that follows."""
         self.time += 1
         self.stable += stable
         self.candidate += candidate
+        self.failures += failures
         counts = Counts(
             time=self.time,
             epoch="a",
             stable=Arm(requests=self.stable),
-            candidate=Arm(requests=self.candidate, pending=pending),
+            candidate=Arm(requests=self.candidate, failures=self.failures, pending=pending),
             pairs=Pairs(requests=self.candidate),
         )
         seen = Evidence(time=self.time, candidate=READY, stable=READY, counts=counts)
-        action = machine.decide(POLICY, seen, self.state)
+        action = machine.decide(self.policy, seen, self.state)
         self.state = machine.apply(self.state, machine.event(self.state, action, seen))
         return self.state.weight
 
@@ -105,3 +106,54 @@ def test_the_weight_does_not_rise_when_traffic_ends() -> None:
     weights = [release.look(30, 10) for _ in range(2)] + [release.look() for _ in range(20)]
     assert weights == sorted(weights[:2]) + sorted(weights[2:], reverse=True)
     assert max(weights[2:]) <= weights[1] and weights[-1] <= 1
+
+
+def test_a_candidate_that_nobody_reaches_has_few_users() -> None:
+    """Its requests are lost on the way, and no one counts them; stable goes on answering."""
+    release = Release()
+    while release.state.phase != "canary":
+        release.look(40, 40)
+    for _ in range(4):
+        assert release.look(30, 10) > 5
+    weights = [release.look(30, 0) for _ in range(20)]
+    assert weights == sorted(weights, reverse=True) and set(weights[machine.RECENT :]) == {1}
+    assert release.look(39, 1) > 1
+
+
+def test_chance_alone_ends_no_release_that_is_proven() -> None:
+    """Under much traffic, and while `min_duration` lasts, it spends any budget."""
+    release = Release(LONG)
+    while release.state.phase != "canary":
+        release.look(4000, 4000)
+    for _ in range(10):
+        release.look(500, 500)
+    weights = [release.look(500, 500, failures=3) for _ in range(8)]
+    assert weights[0] > 1 and weights[-1] == 1
+    while release.state.phase == "canary":
+        release.look(990, 10)
+    release.look()
+    assert release.state.decision == "promoted"
+
+
+def test_a_budget_that_is_spent_before_proof_ends_the_release() -> None:
+    release = Release(LONG)
+    while release.state.phase != "canary":
+        release.look(4000, 4000)
+    while release.state.phase == "canary":
+        release.look(4500, 500, failures=5)
+    assert release.state.decision == "held" and "harm budget are left" in release.state.reason
+
+
+LONG = Policy.model_validate(
+    {
+        "interval": "1s",
+        "shadow": {"min_requests": 20},
+        "canary": {
+            "ramp": {"harm_budget": 20},
+            "min_duration": "30s",
+            "max_duration": "5m",
+            "on_inconclusive": "hold",
+        },
+        "gates": {"latency": None, "predictions": None, "errors": {"margin": 0.01}},
+    }
+)

@@ -243,6 +243,21 @@ def test_an_edited_event_is_refused(change: dict, what: str) -> None:
         machine.replay([*events[:-1], changed])
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"decision": "promoted", "stable": 2, "weight": 100}, "promoted can't follow rollback"),
+        ({"decision": "held", "weight": 60}, "held can't follow rollback"),
+        ({"weight": 60}, "rolled_back has no weight 60"),
+    ],
+)
+def test_an_edited_end_is_refused(change: dict, what: str) -> None:
+    events, _, state = walk(FIXED, [GOOD, GOOD, GOOD, {**GOOD, "failed": 1.0}, GOOD], 1)
+    assert state.decision == "rolled_back"
+    with pytest.raises(UserError, match=what):
+        machine.replay([*events[:-1], events[-1].model_copy(update=change)])
+
+
 COUNTED = [
     *((arm, total) for arm in ("stable", "candidate") for total in ("requests", "failures")),
     *(("candidate", "latency", edge) for edge in ("10.0", "99.0")),

@@ -198,6 +198,20 @@ def test_nothing_advances_on_silence() -> None:
     assert decide(policy, look(121, one_more), state).weight == 50, "thin traffic is traffic"
 
 
+@pytest.mark.parametrize("state", [CANARY, DONE])
+def test_a_weight_rises_on_answers_of_this_moment_only(state: State) -> None:
+    """Enough was answered before the step had lasted long enough; then traffic stopped."""
+    start = state.last
+    assert start is not None and start.stable is not None and start.candidate is not None
+    enough = counts(101, start.stable.requests + 400, start.candidate.requests + 400)
+    state = feed(state, look(101, enough))
+    action = decide(POLICY, look(103, at(enough, 103)), state)
+    assert (action.phase, action.weight) == ("canary", state.weight)
+    assert action.reason == "nobody asked the candidate since the last look"
+    more = counts(103, start.stable.requests + 401, start.candidate.requests + 401)
+    assert decide(POLICY, look(103, more), state).weight > state.weight
+
+
 LONG = POLICY.canary.model_copy(update={"min_duration": 15.0})
 
 

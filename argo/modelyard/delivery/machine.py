@@ -323,6 +323,11 @@ def _check(state: State, event: ReleaseEvent) -> None:
     allowed = _NEXT[state.phase] | {state.phase, "rollback"}
     if event.phase not in allowed:
         raise UserError(f"{where}: {event.phase} can't follow {state.phase}")
+    if event.decision and event.decision not in _ENDS.get(state.phase, ()):
+        raise UserError(f"{where}: {event.decision} can't follow {state.phase}")
+    due = _WEIGHTS.get(event.decision or event.phase, event.weight)
+    if event.weight != due or (event.decision == "held" and event.weight > state.weight):
+        raise UserError(f"{where}: {event.decision or event.phase} has no weight {event.weight}")
     falls = event.phase == "canary" and event.weight < state.weight
     if falls and state.policy and not state.policy.canary.ramp:
         raise UserError(f"{where}: the weight fell from {state.weight} to {event.weight}")
@@ -388,6 +393,15 @@ _NEXT: dict[Phase, set[Phase]] = {
     "promote": {"done"},
     "rollback": {"done"},
 }
+_ENDS: dict[Phase, set[Decision]] = {
+    "shadow": {"held"},
+    "canary": {"held"},
+    "promote": {"promoted", "bootstrapped"},
+    "rollback": {"rolled_back"},
+}
+_WEIGHTS = {"preflight": 0, "deploy": 0, "shadow": 0, "rollback": 0, "rolled_back": 0,
+            "promote": 100, "promoted": 100, "bootstrapped": 100}  # fmt: skip
+"""by phase, or by decision where there is one"""
 
 
 def _deploy(policy: Policy, evidence: Evidence, state: State) -> Action:
@@ -451,7 +465,7 @@ def _unclear(evidence: Evidence, state: State, verdicts: tuple[Verdict, ...]) ->
     if state.baseline is None:
         return f"nothing to compare at {state.weight} % yet"
     paused = state.phase == "canary" and state.weight == 0
-    if not paused and not answered(state.recent[0], evidence.counts)[1]:
+    if not paused and _silent(evidence, state):
         return f"no requests in the last {len(state.recent)} looks"
     return None
 
@@ -461,20 +475,29 @@ def _wanting(policy: Policy, evidence: Evidence, state: State) -> str | None:
     assert evidence.counts is not None
     shadow, counts = state.phase == "shadow", evidence.counts
     wanted = (policy.shadow if shadow else policy.canary).min_requests
-    stable, candidate = exposure(state, counts)
-    if candidate.requests < wanted:
-        return f"{candidate.requests} of {wanted} requests"
+    answers = exposure(state, counts)[1].requests
+    if answers < wanted:
+        return f"{answers} of {wanted} requests"
     paired = counts.pairs.requests if counts.pairs else 0
     if shadow and policy.gates.predictions and paired < wanted:
         return f"{paired} of {wanted} paired requests"
-    if state.weight == 100 and state.tests:
-        stable = state.tests.stable()
-    apart = beyond(policy.gates, stable, candidate)
+    apart = _apart(policy, evidence, state)
     if apart:
         return apart
     if not shadow and _elapsed(evidence, state) < policy.canary.min_duration:
         return f"all is well so far; it has to be for {policy.canary.min_duration:g} s"
+    if not _answered(evidence, state):
+        return "nobody asked the candidate since the last look"
     return None
+
+
+def _apart(policy: Policy, evidence: Evidence, state: State) -> str | None:
+    """Which estimate alone is beyond its limit; None if none is."""
+    assert evidence.counts is not None
+    stable, candidate = exposure(state, evidence.counts)
+    if state.weight == 100 and state.tests:
+        stable = state.tests.stable()
+    return beyond(policy.gates, stable, candidate)
 
 
 def _unproven(verdicts: Iterable[Verdict]) -> str | None:
@@ -530,10 +553,16 @@ def _ramp(
     seen = outlook(policy, evidence, state)
     weight = seen.weight()
     if weight == 0 and not seen.pauses():
-        return _inconclusive(policy, state, f"{seen}; undecided: {waiting}")
+        if unclear or _unproven(verdicts) or _apart(policy, evidence, state):
+            return _inconclusive(policy, state, f"{seen}; undecided: {waiting}")
+        # The budget is for what is not proven. Of many requests, chance alone spends it.
+        weight = 1
     if unclear or (state.weight and not _answered(evidence, state)):
         # Where traffic ends, less of it is at stake, and more of nothing would be affordable.
         weight = min(weight, state.weight)
+    if len(state.recent) == RECENT and _silent(evidence, state):
+        # Nobody asks, or what asks never gets there: then nothing counts it as failed.
+        weight = min(weight, 1)
     if state.weight == 0:
         weight = min(weight, 1)
     return Action("canary", weight, f"{waiting}; {seen}")
@@ -565,6 +594,13 @@ def _answered(evidence: Evidence, state: State) -> bool:
     if state.last is None or evidence.counts is None:
         return False
     return answered(state.last, evidence.counts)[1] > 0
+
+
+def _silent(evidence: Evidence, state: State) -> bool:
+    """Whether the candidate answered nothing in all of the recent looks."""
+    if not state.recent or evidence.counts is None:
+        return False
+    return not answered(state.recent[0], evidence.counts)[1]
 
 
 def _owed(counts: Counts, weight: int) -> tuple[float, float]:
