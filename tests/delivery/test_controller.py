@@ -319,6 +319,11 @@ def test_an_edited_count_is_refused_and_nothing_is_changed(tmp_path: Path) -> No
     with pytest.raises(UserError, match=f"event {len(before)}: .* do not follow from its counts"):
         controller(world, FileRecord(tmp_path)).open(2)
     assert world.routes == routes and world.running == {1, 2}
+    ended = controller(world, FileRecord(tmp_path)).roll_back("asked for")
+    assert ended is not None and ended.decision == "rolled_back", "the way back is always open"
+    assert world.routes == Routes(stable=1) and world.running == {1}
+    after = controller(world, FileRecord(tmp_path)).last()
+    assert after is not None and (after.phase, after.stable) == ("done", 1)
 
 
 class Full(FileRecord):

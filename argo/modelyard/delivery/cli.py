@@ -136,7 +136,7 @@ def step(
     with _ended(), ports.record.lock(), Progress(title, sys.stdout) as progress:
         controller = Controller(ports, place.policy, progress.follow)
         if name is StepName.rollback:
-            ended = controller.last()
+            ended = controller.last(judged=False)
             if ended is not None and ended.candidate == version:
                 ended = controller.roll_back("asked for by `release step rollback`")
                 print(f"version {version}: {ended.decision if ended else 'no release'}")

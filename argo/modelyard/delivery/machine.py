@@ -68,7 +68,7 @@ class State:
     decision: Decision | None = None
     reason: str = ""
     policy: Policy | None = None
-    """by which the release began; None once it has ended"""
+    """by which the release began; None once it has ended, or where it only goes back"""
     tests: Trial | None = field(default=None, compare=False)
     """follows from the counts, as all else does; None where nothing is compared"""
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -165,11 +165,11 @@ def begin(
     )
 
 
-def replay(events: Iterable[ReleaseEvent]) -> State:
+def replay(events: Iterable[ReleaseEvent], judged: bool = True) -> State:
     """The state at the end of a record.
 
     The tests of a release that has ended are not done again: they decide nothing any more, and
-    a later modelyard may do others.
+    a later modelyard may do others. Nor are they if not `judged`, for the way back alone.
 
     Raises:
         UserError: events that this machine can't have written (the record was edited).
@@ -182,7 +182,7 @@ def replay(events: Iterable[ReleaseEvent]) -> State:
         first.stable,
         since=first.time,
         sequence=1,
-        policy=None if ended else _policy(first),
+        policy=_policy(first) if judged and not ended else None,
     )
     return functools.reduce(apply, rest, state)
 
