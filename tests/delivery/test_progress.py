@@ -1,8 +1,12 @@
 """What a person sees while a release runs, and by `release status`."""
 
 import io
+import json
+import os
 import re
+import signal
 from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -10,6 +14,7 @@ from delivery.simulated import BEGAN, SETTINGS, Candidate, record
 from rich.console import Console
 
 from modelyard.delivery import machine, progress
+from modelyard.delivery.cli import _ctrl_c
 from modelyard.delivery.history import summary
 from modelyard.delivery.ports import Evidence, Health
 from modelyard.delivery.progress import Progress
@@ -143,6 +148,43 @@ def test_status_before_any_release() -> None:
 def test_servers_that_are_to_be_started_are_not_down() -> None:
     good, begun = record(seed=1), record(version=3, began=BEGAN + 60, events=2)
     assert status("local", [good, begun], {2: READY}, READY, "").down() == []
+
+
+def test_a_release_goes_on_when_nobody_reads_what_it_says() -> None:
+    """`modelyard release run … | head`."""
+    first, *rest = record(seed=1)
+    read, write = os.pipe()
+    os.close(read)
+    state = machine.replay([first])
+    stream = open(write, "w", buffering=1)
+    with Progress("title", stream) as progress:
+        for event in rest:
+            state = machine.apply(state, event)
+            progress.follow(state, Evidence.model_validate(event.evidence))
+    with suppress(BrokenPipeError):
+        stream.close()
+    assert state.decision == "promoted"
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["closed", "nohup"])
+def test_a_terminal_that_is_closed_is_a_ctrl_c(kept: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if kept else signal.SIG_DFL)
+    try:
+        with nullcontext() if kept else pytest.raises(KeyboardInterrupt), _ctrl_c():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_copies_that_come_in_after_the_shadow_have_no_user() -> None:
+    events = record(Candidate(failing=0.5), seed=1)
+    seen = [event.evidence for event in events if event.evidence]
+    late = json.loads(json.dumps(next(s for s in reversed(seen) if "counts" in s)))
+    late["counts"]["candidate"]["requests"] += 4
+    late["counts"]["candidate"]["failures"] += 2
+    found = summary([*events[:-1], events[-1].model_copy(update={"evidence": late})])
+    assert found.decision == "rolled_back" and not any(e.phase == "canary" for e in events)
+    assert (found.candidate_requests, found.candidate_failures) == (0, 0)
 
 
 def test_how_it_ended_in_plain_words() -> None:

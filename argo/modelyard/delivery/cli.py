@@ -381,13 +381,16 @@ def _events(ports: Ports, release: str) -> list[ReleaseEvent]:
 
 @contextmanager
 def _ctrl_c() -> Iterator[None]:
-    """Ctrl-C and a polite kill are the same: roll back, then end."""
+    """Ctrl-C, a polite kill and a terminal that is closed are the same: roll back, then end."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     # Python leaves SIGINT ignored in a job that a shell started with `&`.
-    before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    heard = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        heard.remove(signal.SIGHUP)  # under nohup
+    before = {s: signal.signal(s, interrupt) for s in heard}
     try:
         yield
     finally:

@@ -167,6 +167,8 @@ def _thinned(track: list[tuple[float, Verdict]], most: int) -> list[tuple[float,
 def points(found: Sequence[Look]) -> list[Point]:
     """What each version answered between one look and the next, oldest first."""
     counted = [(x, c) for x in found if (c := x.counts)]
+    # Copies come in after the shadow was rolled back, too: they have no user there either.
+    served = any(x.event.phase in ("canary", "promote") for x in found)
     shown = []
     for (before, old), (now, new) in pairwise(counted):
         anew = old.epoch != new.epoch
@@ -176,7 +178,7 @@ def points(found: Sequence[Look]) -> list[Point]:
                 time=now.time,
                 # What came in between the looks came under the earlier one's weight.
                 weight=before.event.weight,
-                phase=before.event.phase,
+                phase=before.event.phase if served else "shadow",
                 stable=_since(old.stable, new.stable, anew),
                 candidate=_since(old.candidate, new.candidate, anew),
                 replayed=_since(old.replayed, new.replayed, anew),

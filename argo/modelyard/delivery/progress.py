@@ -27,12 +27,19 @@ _COLOURS = {"pass": "green", "fail": "bold red", "wait": "yellow"}
 _ENDS = {"promoted": "green", "bootstrapped": "green", "rolled_back": "red", "held": "yellow"}
 
 
+class _Screen(Console):
+    """A release does not end because nobody reads what it says any more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Progress:
     """A line a step, with a live picture of where it is below, on a terminal; plain lines
     elsewhere."""
 
     def __init__(self, title: str, stream: TextIO) -> None:
-        self._console = Console(file=stream, highlight=False)
+        self._console = _Screen(file=stream, highlight=False)
         self._title = title
         self._told = ""
         self._began = time.monotonic()
@@ -53,6 +60,12 @@ class Progress:
 
     def follow(self, state: State, evidence: Evidence) -> None:
         """One event more: where the release is now, and what that was decided by."""
+        try:
+            self._show(state, evidence)
+        except OSError:  # the terminal is gone
+            self._console.quiet = True
+
+    def _show(self, state: State, evidence: Evidence) -> None:
         if evidence.counts:
             self._count(evidence.counts)
         # Under a ramp nearly every look has a weight of its own.
