@@ -268,6 +268,18 @@ def test_pairs_that_are_judged_anew_tell_nothing() -> None:
     assert more is not None and (more.requests, more.disagreement) == (3, 1.5)
 
 
+def test_buckets_that_were_merged_tell_nothing() -> None:
+    """Before the candidate has scores, stable has edges of its own (`prometheus.same_edges`)."""
+
+    def counts(scores: dict[float, int]) -> Counts:
+        return Counts(time=1.0, epoch="a", stable=Arm(requests=99, scores=scores))
+
+    before = counts({0.1: 40, 0.5: 40, math.inf: 0})
+    assert difference(before, counts({0.5: 90, math.inf: 0})).stable.scores == {}
+    more = difference(before, counts({0.1: 41, 0.3: 2, 0.5: 39, math.inf: 9})).stable.scores
+    assert more == {0.1: 1, 0.3: 2, 0.5: 0, math.inf: 9}, "a bucket is never negative"
+
+
 def test_many_rows_in_a_request_are_no_more_evidence_than_one() -> None:
     stable, moved = scored(400, 500, 500, 400, 200), scored(100, 300, 500, 600, 500)
     shadow = trial(SCORES, Block(stable, stable), live=False).go_live()

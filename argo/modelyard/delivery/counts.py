@@ -135,7 +135,9 @@ def _minus(now: Arm, before: Arm) -> Arm:
 
 
 def _less(now: dict[float, int], before: dict[float, int]) -> dict[float, int]:
-    return {edge: count - before.get(edge, 0) for edge, count in now.items()}
+    if not before.keys() <= now.keys():
+        return {}  # buckets were merged: what came in between is not known
+    return {edge: max(0, count - before.get(edge, 0)) for edge, count in now.items()}
 
 
 def _pairs(before: Pairs | None, now: Pairs | None) -> Pairs | None:
