@@ -398,3 +398,20 @@ def test_an_unfinished_release_goes_on_by_its_own_policy_only(tmp_path: Path) ->
         controller(world, record, HOLD).open(2)
     assert controller(world, record).last() == state
     assert controller(world, record).open(2) == state
+
+
+def test_what_goes_well_while_a_person_is_waited_for_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a fault that begins meanwhile is a block of its own."""
+    monkeypatch.setattr("modelyard.delivery.controller._WATCHED_S", 0.0)
+    released(tmp_path)
+    record = FileRecord(tmp_path)
+    running = controller(World(), record)
+    state = running.advance(running.open(2), "canary", 50)
+    before, looks = len(record.releases()[-1]), iter([True] * 5)
+    state = running.watch(state, lambda: next(looks, False))
+    events = record.releases()[-1][before:]
+    assert [event.phase for event in events] == ["canary"] * 5 and state.weight == 50
+    assert all("not approved yet; every gate is proven" in event.reason for event in events)
+    assert running.advance(state).decision == "promoted"

@@ -20,6 +20,8 @@ from modelyard.documents import ReleaseEvent, UserError
 Step = Literal["preflight", "deploy", "shadow", "canary", "promote"]
 _ORDER: tuple[str, ...] = ("preflight", "deploy", "shadow", "canary", "promote")
 _TICK_S = 0.001
+_WATCHED_S = 10.0
+"""between two looks that are written down while all is well and a person is waited for"""
 
 Follow = Callable[[State, Evidence], None]
 """called after every event with the new state, and the evidence it was decided by"""
@@ -149,12 +151,20 @@ class Controller:
     def watch(self, state: State, waiting: Callable[[], bool]) -> State:
         """Look on without going further, while `waiting`; what fails is rolled back meanwhile."""
         self._carry_out(state)
+        written = time.monotonic()
         while state.phase != "done" and (waiting() or state.phase == "rollback"):
             next_look = time.monotonic() + self.policy.interval
             evidence = self._look(state)
             action = machine.decide(self.policy, evidence, state)
+            # At the end of the time, what is written down must be older than what is looked at.
+            end = self.policy.canary.max_duration - machine.STALE * self.policy.interval
+            in_time = evidence.time - state.since <= end
+            due = in_time and time.monotonic() - written >= _WATCHED_S
+            if due and _beyond(action, "canary", state.weight):
+                # A fault that begins late must not be weighed against all that went well before.
+                action = Action(state.phase, state.weight, f"not approved yet; {action.reason}")
             if not _beyond(action, "canary", state.weight):
-                state = self._do(state, action, evidence)
+                state, written = self._do(state, action, evidence), time.monotonic()
             time.sleep(max(0.0, next_look - time.monotonic()))
         return state
 
