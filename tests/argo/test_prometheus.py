@@ -53,7 +53,9 @@ class Pod:
             registry=registry,
             buckets=(0.01, 0.1, 1),
         )
-        self._scores = Histogram("modelyard_score", "", registry=registry, buckets=(0.25, 0.5, 1))
+        self._scores = Histogram(
+            "modelyard_request_score", "", registry=registry, buckets=(0.25, 0.5, 1)
+        )
         self._server: WSGIServer
         self._thread: Thread
         self._server, self._thread = start_http_server(port, "127.0.0.1", registry)
@@ -396,7 +398,8 @@ def test_queries_of_ones_own(url: str, pods: dict[str, Pod]) -> None:
     own = Metrics(
         requests="sum by (http_response_code) (bentoml_service_request_total{"
         'app_kubernetes_io_version="$version",endpoint="/v2"})',
-        scores='sum by (le) (modelyard_score_bucket{app_kubernetes_io_version="$version"} * 2)',
+        scores="sum by (le) (modelyard_request_score_bucket{"
+        'app_kubernetes_io_version="$version"} * 2)',
     )
     source = Prometheus(url, "flight-delay", "production", own)
     pods["1"].answer(3, 200, 0.01, path="/v2")

@@ -223,8 +223,11 @@ def test_metrics_count_predictions_and_scores_by_version(task: Task, server: Ser
     running = server(task)
     count = r'modelyard_predictions_total{.*model="flight-delay",version="1"}'
     scored = r'modelyard_score_count{model="flight-delay",version="1"}'
+    asked = scored.replace("score_count", "request_score_count")
     before = metric(running, count), metric(running, scored)
+    requests = metric(running, asked)
     predict(running, ROW, ROW, ROW)
+    assert metric(running, asked) == requests + 1, "one row of each request"
     predict(running, ROW | {"hour": -1})
     assert (metric(running, count), metric(running, scored)) == (before[0] + 3, before[1] + 3)
     assert metric(running, "modelyard_prediction_log_lost_total") == 0

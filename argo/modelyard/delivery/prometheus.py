@@ -48,7 +48,7 @@ SERVERS = Queries(
         f"(last_over_time(bentoml_service_request_duration_seconds_bucket{{{_ASKED}}}[$window]))"
     ),
     latency_unit="s",
-    scores=f"sum by (le) (last_over_time(modelyard_score_bucket{{{_PODS}}}[$window]))",
+    scores=f"sum by (le) (last_over_time(modelyard_request_score_bucket{{{_PODS}}}[$window]))",
     resets=f"sum(resets(bentoml_service_request_total{{{_ASKED}}}[$window]))",
     # A pod that is not scraped ages; with none that answers there is no evidence.
     age=f"max(time() - timestamp(up{{{_PODS}}})) and (sum(up{{{_PODS}}}) > 0)",

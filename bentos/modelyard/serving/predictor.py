@@ -122,6 +122,7 @@ class Predictor:
     def _put(
         self, request_id: str, inputs: Inputs, scores: np.ndarray, classes: list[str] | None
     ) -> None:
+        self.metrics.asked(request_id, scores)
         if self._log:
             entry = Entry(time.time(), request_id, inputs.form, inputs.body, scores, classes)
             self._log.put(entry)
