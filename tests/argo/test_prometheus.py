@@ -106,11 +106,16 @@ def url(
 
 @contextmanager
 def server(
-    folder: Path, ports: dict[str, int], interval: str = "200ms", envoy: int | None = None
+    folder: Path,
+    ports: dict[str, int],
+    interval: str = "200ms",
+    envoy: int | None = None,
+    silent: str | None = None,
 ) -> Iterator[str]:
     """A Prometheus that labels what it scrapes as the PodMonitor makes it do; its URL.
 
-    `envoy` is the port of an Envoy's statistics, to be scraped, too.
+    `envoy` is the port of an Envoy's statistics, to be scraped, too; `silent` is a version
+    with one more pod, which does not answer.
     """
     common = {"namespace": "production", "app_kubernetes_io_name": "flight-delay"}
     scraped = [
@@ -118,7 +123,7 @@ def server(
             "targets": [f"127.0.0.1:{port}"],
             "labels": common | {"app_kubernetes_io_version": version},
         }
-        for version, port in ports.items()
+        for version, port in [*ports.items(), *([(silent, free_port())] if silent else [])]
     ]
     jobs: list[dict[str, Any]] = [
         {"job_name": "pods", "honor_labels": True, "static_configs": scraped}
@@ -211,7 +216,7 @@ def test_counts(pods: dict[str, Pod], ports: dict[str, int], url: str) -> None:
         try:
             counts()
         except ConnectionError as error:
-            return "scrapes nothing that counts version 2" in str(error)
+            return "does not scrape all that counts version 2" in str(error)
         return False
 
     until(gone)
@@ -376,7 +381,7 @@ def test_envoy_gateways_own_counts(
             assert {0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0} < set(candidate.latency)
             assert sum(candidate.scores.values()) == scored + 2
             other = Prometheus(url, "other-model", "production", preset)
-            with pytest.raises(ConnectionError, match="nothing that counts version 2"):
+            with pytest.raises(ConnectionError, match="all that counts version 2"):
                 other.counts(Routes(stable=2), since)
 
 
@@ -457,8 +462,25 @@ def test_scores_of_two_versions_have_the_same_edges() -> None:
 
 def test_a_version_that_is_not_scraped_is_no_evidence(url: str, pods: dict[str, Pod]) -> None:
     source = Prometheus(url, "flight-delay", "production")
-    with pytest.raises(ConnectionError, match="nothing that counts version 3"):
+    with pytest.raises(ConnectionError, match="does not scrape all that counts version 3"):
         source.counts(Routes(stable=3), time.time())
+
+
+def test_a_pod_that_does_not_answer_its_scrape_is_no_evidence(
+    pods: dict[str, Pod], ports: dict[str, int], tmp_path: Path
+) -> None:
+    with server(tmp_path, ports, silent="2") as url:
+        source = Prometheus(url, "flight-delay", "production")
+        until(lambda: _counted(source, Routes(stable=1)))
+        with pytest.raises(ConnectionError, match="does not scrape all that counts version 2"):
+            source.counts(BOTH, time.time())
+
+
+def _counted(source: Prometheus, routes: Routes) -> bool:
+    try:
+        return source.counts(routes, time.time()).stable is not None
+    except ConnectionError:
+        return False
 
 
 def test_a_query_that_is_refused(url: str) -> None:

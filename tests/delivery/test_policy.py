@@ -46,6 +46,7 @@ def test_a_good_policy_with_units(tmp_path: Path) -> None:
         ("[5, 25, 100]", "[5, 25, 25, 100]", 9, "must rise"),
         ("[5, 25, 100]", "[5]\n        ramp: {harm_budget: 20}", 9, "steps and ramp exclude"),
         ("steps: [5, 25, 100]", "ramp: {harm_budget: 0}", 10, "greater than or equal to 1"),
+        ("steps: [5, 25, 100]", "ramp: {harm_budget: .inf}", 10, "finite"),
         ("steps: [5, 25, 100]", "ramp: {budget: 20}", 10, "harm_budget"),
         ("[5, 25, 100]", "[5, 101]", 10, "less than or equal to 100"),
         ("max_duration: 2m", "max_duration: 2m\n      gates: {errors: {margin: 0}}", 12, "than 0"),

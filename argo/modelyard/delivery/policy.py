@@ -73,7 +73,7 @@ class Shadow(_Strict):
 class Ramp(_Strict):
     """Weights that the evidence chooses."""
 
-    harm_budget: float = Field(ge=1)
+    harm_budget: float = Field(ge=1, allow_inf_nan=False)
     """failed requests that the candidate may cost more than stable would have had; to be well
     above what chance alone makes of stable's own failures, or good candidates spend it, too"""
 

@@ -50,8 +50,9 @@ SERVERS = Queries(
     latency_unit="s",
     scores=f"sum by (le) (last_over_time(modelyard_request_score_bucket{{{_PODS}}}[$window]))",
     resets=f"sum(resets(bentoml_service_request_total{{{_ASKED}}}[$window]))",
-    # A pod that is not scraped ages; with none that answers there is no evidence.
-    age=f"max(time() - timestamp(up{{{_PODS}}})) and (sum(up{{{_PODS}}}) > 0)",
+    # A pod that does not answer the scrape may be failing its users as well, and counts nothing:
+    # the others must not prove the version. Pods that come or go pause the evidence.
+    age=f"max(time() - timestamp(up{{{_PODS}}})) and (min(up{{{_PODS}}}) > 0)",
 )
 ENVOY_GATEWAY = replace(
     SERVERS,
@@ -153,7 +154,7 @@ class Prometheus:
         found = self._query(self._queries.age, given)
         if len(found) != 1:
             raise ConnectionError(
-                f"Prometheus at {self._url} scrapes nothing that counts version "
+                f"Prometheus at {self._url} does not scrape all that counts version "
                 f"{given['version']}: {self._filled(self._queries.age, given)} gives "
                 f"{len(found)} elements, not 1"
             )
