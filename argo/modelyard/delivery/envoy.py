@@ -27,6 +27,7 @@ ARM_HEADER = "x-modelyard-arm"
 counts, and to no version at all at other times."""
 
 _LIVE_S = 10.0
+_PORT_S = 5.0
 _REQUEST_S = 10
 _TYPES = "type.googleapis.com/envoy"
 _COUNTS = (
@@ -139,6 +140,9 @@ class Envoy:
         return reply.raise_for_status().text
 
     def _start(self) -> None:
+        if self.server.facts:
+            # The shell of an Envoy that died may be gone before the kernel has its port back.
+            wait_until(lambda: not port_taken(self.port), _PORT_S)
         self.check()
         program = shutil.which("envoy", path=str(Path(sys.executable).parent)) or "envoy"
         admin = free_port()
