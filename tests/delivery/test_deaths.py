@@ -44,7 +44,7 @@ def test_envoy_dies_in_mid_release(serving: Repo) -> None:
     kill(serving.folder / ".modelyard/serving/envoy")
     assert wait_until(lambda: answers(serving), 30), "users get back"
     begun = len(serving.events())
-    assert wait_until(lambda: len(serving.events()) > begun + 10, 30)
+    assert wait_until(lambda: len(serving.events()) > begun + 10, 60)
     process.send_signal(signal.SIGINT)
     assert json.loads(serving.finish(process).stdout)["decision"] == "rolled_back"
     events = serving.events()
