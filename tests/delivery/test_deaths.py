@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import psutil
 import pytest
 from delivery.model_repo import POLICY, Repo, Users
 
-from modelyard.delivery.envoy import ARM_HEADER
-from modelyard.delivery.processes import Server, wait_until
+from modelyard.delivery.envoy import ARM_HEADER, Envoy
+from modelyard.delivery.ports import Routes
+from modelyard.delivery.processes import Server, free_port, wait_until
 
 pytestmark = pytest.mark.xdist_group("delivery")
 
@@ -53,6 +55,28 @@ def test_envoy_dies_in_mid_release(serving: Repo) -> None:
     }
     assert len(epochs) == 2
     assert {e.weight for e in events} == {0, 20}, "nothing advanced on old evidence"
+
+
+def test_envoy_dies_before_it_takes_new_routes_over(tmp_path: Path) -> None:
+    """The next one begins with them."""
+    envoy = Envoy(tmp_path, free_port())
+    try:
+        envoy.apply(Routes(stable=None), {})
+        facts = envoy.server.facts
+        assert facts is not None
+        (process,) = psutil.Process(facts["pid"]).children()
+        process.suspend()
+        with ThreadPoolExecutor() as pool:
+            applied = pool.submit(envoy.apply, Routes(stable=1), {1: free_port()})
+            clusters = tmp_path / "clusters.json"
+            assert wait_until(lambda: "direct-v1" in clusters.read_text(), 30)
+            process.kill()
+            applied.result()
+        assert envoy.epoch != facts["token"] and envoy.health().status == "ready"
+        reply = httpx.get(f"http://127.0.0.1:{envoy.port}/", headers={ARM_HEADER: "stable"})
+        assert "no version yet" not in reply.text
+    finally:
+        envoy.stop()
 
 
 def test_a_candidate_that_dies_loses_its_users(serving: Repo) -> None:

@@ -82,17 +82,12 @@ class Envoy:
         used = [v for v in (routes.stable, routes.candidate) if v is not None]
         clusters = [c for v in used for c in _clusters(v, ports[v])]
         table = _route_table(routes)
-        if not self.server.alive():
-            self._write("clusters", clusters)
-            self._write("routes", [table])
-            self._start()
-        if self._current("clusters") != clusters:
-            kept = [c for c in self._current("clusters") if c["name"] not in _names(clusters)]
-            self._publish("clusters", clusters + kept)
-        if self._current("routes") != [table]:
-            self._publish("routes", [table])
-        if self._current("clusters") != clusters:
-            self._publish("clusters", clusters)
+        if self.server.alive() and self._take_over(clusters, table):
+            return
+        # There is none, or it died over it: the next one begins with them.
+        self._write("clusters", clusters)
+        self._write("routes", [table])
+        self._start()
 
     def health(self) -> Health:
         """Whether users are let in. It does not take a controller to find out."""
@@ -164,7 +159,14 @@ class Envoy:
     def _started(self) -> bool:
         return self.health().status != "starting"
 
-    def _publish(self, kind: str, resources: list[dict[str, Any]]) -> None:
+    def _take_over(self, clusters: list[dict[str, Any]], table: dict[str, Any]) -> bool:
+        """Make a running Envoy do it; False if it ended before it did."""
+        kept = [c for c in self._current("clusters") if c["name"] not in _names(clusters)]
+        steps = (("clusters", clusters + kept), ("routes", [table]), ("clusters", clusters))
+        return all(self._current(kind) == wanted or self._publish(kind, wanted)
+                   for kind, wanted in steps)  # fmt: skip
+
+    def _publish(self, kind: str, resources: list[dict[str, Any]]) -> bool:
         version = self._write(kind, resources)
         stat = {
             "clusters": "cluster_manager.cds.version_text",
@@ -177,11 +179,15 @@ class Envoy:
             except httpx.HTTPError:
                 return False
 
-        if not wait_until(live, _LIVE_S, every=0.01):
+        wait_until(lambda: live() or not self.server.alive(), _LIVE_S, every=0.01)
+        if not self.server.alive():
+            return False
+        if not live():
             raise UserError(
                 f"Envoy did not take over {self.folder / kind}.json within {_LIVE_S:g} s:\n"
                 f"{self.server.log_tail()}"
             )
+        return True
 
     def _current(self, kind: str) -> list[dict[str, Any]]:
         return json.loads((self.folder / f"{kind}.json").read_text())["resources"]
