@@ -32,15 +32,42 @@ def read(
     repeated = [n for n in table.column_names if table.column_names.count(n) > 1]
     refuse_errors([RowError(0, n[:100], "stands twice") for n in repeated])
     refuse_errors(encoder.wrong_names(0, table.column_names))
+    refuse_errors(wrong_types(table.schema, signature))
+    numbers, categories, errors = encode(table, signature, encoder)
+    refuse_errors(sorted(errors)[:MOST_ERRORS])
+    return numbers, categories
+
+
+def wrong_types(schema: pa.Schema, signature: Signature) -> list[RowError]:
+    """The inputs whose columns have another type than the signature's; all are there."""
+    found = []
+    for given in signature.inputs:
+        kind = schema.field(given.name).type
+        numeric = isinstance(given, Number)
+        if not pa.types.is_null(kind) and not (_is_number if numeric else _is_text)(kind):
+            wanted = "numbers" if numeric else "strings"
+            found.append(RowError(0, given.name, f"must be a column of {wanted}, not {kind}"))
+    return found
+
+
+def encode(
+    table: pa.Table, signature: Signature, encoder: Encoder, most: int = MOST_ERRORS
+) -> tuple[np.ndarray, np.ndarray, list[RowError]]:
+    """Numbers float32 [N, n], categories int64 [N, c], and what is wrong with which rows.
+
+    Args:
+        table: has all inputs, with the right types (`wrong_types`).
+        most: errors of a column that are looked for; what a bad row is encoded as means nothing.
+    """
     errors: list[RowError] = []
     numbers = np.empty((table.num_rows, len(signature.numbers)), dtype=np.float32)
     for place, number in enumerate(signature.numbers):
-        numbers[:, place] = _number(table[number.name], number, encoder, errors)
+        numbers[:, place] = _number(table[number.name], number, encoder, errors, most)
     categories = np.empty((table.num_rows, len(signature.categories)), dtype=np.int64)
     for place, category in enumerate(signature.categories):
-        categories[:, place] = _category(table[category.name], category, encoder, errors)
-    refuse_errors(sorted(errors)[:MOST_ERRORS])
-    return numbers, categories
+        column = table[category.name]
+        categories[:, place] = _category(column, category, encoder, errors, most)
+    return numbers, categories, errors
 
 
 def to_rows(body: bytes) -> list[Row]:
@@ -101,16 +128,23 @@ def _is_compressed(message: pa.ipc.Message) -> bool:
     return bool(batch.Offset(10))
 
 
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_text(kind) for is_text in text)
+
+
 def _number(
-    column: pa.ChunkedArray, given: Number, encoder: Encoder, errors: list[RowError]
+    column: pa.ChunkedArray, given: Number, encoder: Encoder, errors: list[RowError], most: int
 ) -> np.ndarray:
     """float64 [N]; a missing one is NaN."""
-    kind = column.type
-    if pa.types.is_null(kind):
+    if pa.types.is_null(column.type):
         values = np.full(len(column), np.nan)
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        errors.append(RowError(0, given.name, f"must be a column of numbers, not {kind}"))
-        return np.zeros(len(column))
     else:
         values = column.to_numpy().astype(np.float64, copy=False)
     known = ~np.isnan(values)
@@ -124,33 +158,33 @@ def _number(
     if good.all() or (given.nullable and missing == column.null_count and (good | ~known).all()):
         return values
     bad = np.flatnonzero(~good)
-    _explain(column, bad, given.name, encoder, errors)
+    _explain(column, bad, given.name, encoder, errors, most)
     return values
 
 
 def _category(
-    column: pa.ChunkedArray, given: Category, encoder: Encoder, errors: list[RowError]
+    column: pa.ChunkedArray, given: Category, encoder: Encoder, errors: list[RowError], most: int
 ) -> np.ndarray:
     """int64 [N]; 0 is a missing value, and one that is not listed."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    if not (pa.types.is_null(kind) or any(is_text(kind) for is_text in text)):
-        errors.append(RowError(0, given.name, f"must be a column of strings, not {kind}"))
-        return np.zeros(len(column), dtype=np.int64)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     values = pa.array(given.values, pa.string())
     found = pc.call_function("index_in", [column.cast(pa.string())], pc.SetLookupOptions(values))
     codes = found.fill_null(-1).to_numpy().astype(np.int64) + 1
     unlisted = np.flatnonzero(codes == 0)
     nullable = given.nullable or not column.null_count
     if len(unlisted) and not (nullable and (given.open or column.null_count == len(unlisted))):
-        _explain(column, unlisted, given.name, encoder, errors)
+        _explain(column, unlisted, given.name, encoder, errors, most)
     return codes
 
 
 def _explain(
-    column: pa.ChunkedArray, rows: np.ndarray, name: str, encoder: Encoder, errors: list[RowError]
+    column: pa.ChunkedArray,
+    rows: np.ndarray,
+    name: str,
+    encoder: Encoder,
+    errors: list[RowError],
+    most: int,
 ) -> None:
     """Say of the suspicious rows what a row of JSON would be told."""
     found = 0
@@ -158,5 +192,5 @@ def _explain(
         if message := encoder.check(name, column[row].as_py()):
             errors.append(RowError(row, name, message))
             found += 1
-            if found == MOST_ERRORS:
+            if found == most:
                 return
