@@ -6,8 +6,10 @@
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from traceback import extract_tb, format_exception
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,6 +20,8 @@ WEIGHTS = "weights.pt"
 HISTORY = "history.json"
 LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
+REPORTS = "messages.jsonl"
+"""what rank 0 reports, by Dagster Pipes's protocol"""
 MISTAKE = "mistake.json"
 """an exception of a rank's own: it would come again, so the ranks are not started again"""
 
@@ -38,6 +42,30 @@ class Mistake(BaseModel):
     rank: int
     message: str
     """the exception, in one line"""
+    place: str = ""
+    """in the training module's own code: `src/flight_delay/train.py:31 in main`"""
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: Exception, rank: int, own: Path) -> Self:
+        """`own` is the folder that the training module lies in."""
+        text = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+        said = "".join(format_exception(error))
+        return cls(rank=rank, message=text, place=_place(error, own), traceback=said)
+
+    def __str__(self) -> str:
+        where = f" at {self.place}" if self.place else ""
+        return f"rank {self.rank} failed with {self.message}{where}"
+
+
+def _place(error: Exception, own: Path) -> str:
+    """The innermost line that is the team's own; empty where the exception never was there."""
+    frames = [f for f in extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(own)]
+    if not frames:
+        return ""
+    path = Path(frames[-1].filename)
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f"{shown}:{frames[-1].lineno} in {frames[-1].name}"
 
 
 class Epoch(BaseModel):
@@ -46,9 +74,26 @@ class Epoch(BaseModel):
     epoch: int
     train_loss: float
     validation_loss: float
+    metrics: dict[str, float] = {}
+    """what else the loop measures on the validation rows"""
     seconds: float
     learning_rate: float
     """at the end"""
+    rows: int = 0
+    """training rows"""
+    ended: float = 0
+    """in seconds since the epoch of the clock"""
+
+    def figures(self) -> dict[str, float]:
+        """What a curve shows of it, by name."""
+        measured = {f"validation_{name}": value for name, value in self.metrics.items()}
+        return {
+            "train_loss": self.train_loss,
+            "validation_loss": self.validation_loss,
+            **measured,
+            "learning_rate": self.learning_rate,
+            "rows_per_second": self.rows / self.seconds,
+        }
 
 
 class History(BaseModel):
@@ -72,3 +117,24 @@ class History(BaseModel):
 
 def read_history(folder: Path) -> History:
     return History.model_validate(json.loads((folder / HISTORY).read_text()))
+
+
+class Messages:
+    """Rank 0's own messages in a file that it adds to while this is read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read = path, 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """What came since the last call, such as `{"epoch": {…}}`, without Dagster's own."""
+        if not self._path.exists():
+            return
+        with self._path.open() as file:
+            file.seek(self._read)
+            text = file.read()
+        whole = text[: text.rfind("\n") + 1]
+        self._read += len(whole.encode())
+        for message in map(json.loads, whole.splitlines()):
+            payload = (message.get("params") or {}).get("payload")
+            if isinstance(payload, dict):
+                yield payload

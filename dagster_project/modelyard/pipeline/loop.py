@@ -97,19 +97,28 @@ class Progress:
             yield Step(self._run, self._model, rows, self._total)
             self.step = number
             self._steps += 1
-            self.first_step = self.first_step or time.time()
+            if not self.first_step:
+                self.first_step = time.time()
+                self._run.begun()
             if number >= self._next:
                 self._pulse()
 
-    def validated(self, loss: float) -> None:
-        """The end of an epoch, by its mean validation loss."""
+    def validated(self, loss: float, **metrics: float) -> None:
+        """The end of an epoch, by its mean validation loss.
+
+        Args:
+            metrics: what else was measured, the same on all ranks; for the curves.
+        """
         now = time.monotonic()
         done = Epoch(
             epoch=self.epoch,
             train_loss=self._run.mean_over_ranks(self._total.item() / self.step),
             validation_loss=loss,
+            metrics=metrics,
             seconds=self._seconds + now - self._began,
             learning_rate=float(self._schedule.get_last_lr()[0]),
+            rows=len(self._run.train),
+            ended=time.time(),
         )
         self.finished.append(done)
         self._run.report(done)

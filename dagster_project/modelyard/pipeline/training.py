@@ -26,12 +26,10 @@ from modelyard.pipeline.job import (
     CHECKPOINTS,
     HISTORY,
     JOB,
-    MISTAKE,
     WEIGHTS,
     Epoch,
     History,
     Job,
-    Mistake,
 )
 from modelyard.pipeline.loop import Progress
 from modelyard.pipeline.settings import TrainingSettings
@@ -44,31 +42,8 @@ PATIENCE = timedelta(minutes=2)
 
 
 def start(main: Callable[[], None]) -> None:
-    """Run a rank's `main`; torchrun learns of its exception and stops the other ranks.
-
-    An exception of the rank's own is also kept as `mistake.json`: starting the ranks again
-    would not help. The loss of another rank is none.
-    """
-
-    def watched() -> None:
-        try:
-            main()
-        except Exception as error:
-            if not _lost_a_peer(error):
-                text = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
-                mistake = Mistake(rank=int(os.environ["RANK"]), message=text)
-                with replaced(Path(sys.argv[1]) / MISTAKE) as new:
-                    new.write_text(mistake.model_dump_json())
-            raise
-
-    record(watched)()
-
-
-def _lost_a_peer(error: BaseException) -> bool:
-    """Whether a collective failed because another rank is gone, or slower than PATIENCE."""
-    return isinstance(error, dist.DistError) or (
-        type(error) is RuntimeError and any(word in str(error) for word in ("gloo", "NCCL"))
-    )
+    """Run a rank's `main`; torchrun learns of its exception and stops the other ranks."""
+    record(main)()
 
 
 @contextmanager
@@ -280,14 +255,17 @@ class Run(Generic[Settings]):
         """An epoch that has ended."""
         if self.rank:
             return
-        if self.pipes:
-            with suppress(OSError):  # a full disk must not end the training
-                self.pipes.report_custom_message({"epoch": done.model_dump()})
-        rate = len(self.train) / done.seconds
+        self._tell({"epoch": done.model_dump()})
+        measured = "".join(f"  {name} {value:.4f}" for name, value in done.metrics.items())
         self._log(
             f"epoch {done.epoch:3d}/{self.settings.epochs}  loss {done.train_loss:.4f}  "
-            f"validation {done.validation_loss:.4f}  {rate:10,.0f} rows/s"
+            f"validation {done.validation_loss:.4f}{measured}  "
+            f"{done.figures()['rows_per_second']:10,.0f} rows/s"
         )
+
+    def begun(self) -> None:
+        """The first step of this process is done."""
+        self._tell({"begun": {"ranks": self.ranks, "device": self.device.type}})
 
     def show(self, epoch: int, step: int, loss: float) -> None:
         """How far a long epoch is."""
@@ -301,6 +279,12 @@ class Run(Generic[Settings]):
 
     def warn(self, text: str) -> None:
         self._log(f"warning: {text}")
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """From rank 0, whose messages `live` hears."""
+        if self.pipes:
+            with suppress(OSError):  # a full disk must not end the training
+                self.pipes.report_custom_message(message)
 
     def _log(self, text: str) -> None:
         print(text, flush=True)
