@@ -26,6 +26,7 @@ from modelyard.pipeline.frames import (
 from modelyard.pipeline.gate import GatePolicy, SliceResult
 from modelyard.pipeline.job import WEIGHTS
 from modelyard.pipeline.launcher import TorchLauncher
+from modelyard.pipeline.live import followed
 from modelyard.pipeline.settings import (
     DataSettings,
     Months,
@@ -188,19 +189,22 @@ def train(
     signature: Signature,
 ) -> dg.MaterializeResult:
     """train and validation set → weights, by `module` under torchrun."""
-    history = launcher.run(
-        context, module, workspace.training, settings, signature,
-        workspace.dataset("train"), workspace.dataset("validation"),
-    )  # fmt: skip
+    with followed(context, workspace, settings):
+        history = launcher.run(
+            context, module, workspace.training, settings, signature,
+            workspace.dataset("train"), workspace.dataset("validation"),
+        )  # fmt: skip
     rate = history.rows * len(history.epochs) / history.seconds
     text = (
         f"{history.ranks} ranks, {len(history.epochs)} epochs, {rate:,.0f} rows/s, "
         f"best validation loss {history.best_validation_loss:.4f}"
     )
-    epochs = pl.DataFrame([epoch.model_dump() for epoch in history.epochs])
+    epochs = pl.DataFrame(
+        [{"epoch": e.epoch, **e.figures(), "seconds": e.seconds} for e in history.epochs]
+    )
     return done(
         "weights", text, ranks=history.ranks, rows_per_second=rate,
-        best_epoch=history.best_epoch, validation_loss=history.best_validation_loss,
+        best_epoch=history.best_epoch, best_validation_loss=history.best_validation_loss,
         epochs=table(epochs),
     )  # fmt: skip
 

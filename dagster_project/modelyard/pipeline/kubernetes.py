@@ -24,7 +24,7 @@ from modelyard.pipeline.cluster import (
     waiting,
 )
 from modelyard.pipeline.indexed_job import KubernetesSettings, Manifest, Training, objects
-from modelyard.pipeline.job import HISTORY, JOB, LOG, WEIGHTS, History, Job, read_history
+from modelyard.pipeline.job import HISTORY, JOB, LOG, REPORTS, WEIGHTS, History, Job, read_history
 from modelyard.pipeline.launcher import TorchLauncher, check, prepare
 from modelyard.pipeline.objects import STORAGE, Objects, Stream
 from modelyard.pipeline.pod import CODE, MESSAGES, OUTPUT, code_hash
@@ -75,7 +75,7 @@ class KubernetesLauncher(TorchLauncher):
         job = Job.model_validate_json((folder / JOB).read_bytes())
         project = module.partition(".")[0].replace("_", "-")[:40].rstrip("-")
         name = f"{project}-{job.fingerprint[:12]}"
-        with _storage_errors(), _reported(context, folder / "messages.jsonl") as variables:
+        with _storage_errors(), _reported(context, folder / REPORTS) as variables:
             storage = Objects(own.storage).below(name)
             known = {STORAGE: storage.uri, CODE: code_hash(module), **variables}
             training = Training(
@@ -104,7 +104,7 @@ def _reported(context: dg.AssetExecutionContext, path: Path) -> Iterator[dict[st
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesEnvContextInjector(),
-        message_reader=dg.PipesFileMessageReader(str(path)),
+        message_reader=dg.PipesFileMessageReader(str(path), cleanup_file=False),
     ) as session:
         variables = session.get_bootstrap_env_vars()
         yield {k: v for k, v in variables.items() if k == "DAGSTER_PIPES_CONTEXT"}
@@ -190,7 +190,7 @@ class Follower:
         for line in self._output.read().splitlines():
             print(f"  {line}", flush=True)
         if text := self._messages.read():
-            with (self._folder / "messages.jsonl").open("a") as file:
+            with (self._folder / REPORTS).open("a") as file:
                 file.write(text)
 
     def _say(self, text: str) -> None:

@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import dagster as dg
 import polars as pl
@@ -25,6 +26,7 @@ from modelyard.pipeline.job import (
     JOB,
     LOG,
     MISTAKE,
+    REPORTS,
     WEIGHTS,
     History,
     Job,
@@ -32,20 +34,37 @@ from modelyard.pipeline.job import (
     read_history,
 )
 from modelyard.pipeline.settings import TrainingSettings
+from modelyard.pipeline.workspace import replaced
 
+LOGGED = 60
+"""lines of the log in Dagster, where a rank left no traceback of its own"""
 LAST = 15
 """lines of the log in the message when the ranks never started"""
 GRACE = 60
 """seconds that the ranks have for a checkpoint when they are told to stop"""
-OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""Ranks that were started again would find their predecessors' addresses in torchrun's store,
-and wait for them: pytorch/pytorch#135712. Can go when torch has a store for each round."""
+VARIABLES = {
+    # Ranks that were started again would find their predecessors' addresses in torchrun's store,
+    # and wait for them: pytorch/pytorch#135712. Can go when torch has a store for each round.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    # What a rank prints is seen at once.
+    "PYTHONUNBUFFERED": "1",
+}
 WITHOUT_EFFECT = {"ranks", "device", "checkpoint_seconds", "restarts"}
 """settings that a training may go on with other values of"""
 
 
 def _echo(line: str) -> None:
     print(f"  {line}", end="", flush=True)
+
+
+def _nothing() -> None: ...
+
+
+def begin(stdin: IO[str]) -> None:
+    """The word that `modelyard.pipeline.torchrun` waits for."""
+    with suppress(BrokenPipeError):  # it has failed already, and its log says why
+        stdin.write("\n")
+        stdin.flush()
 
 
 class TorchLauncher(dg.ConfigurableResource):
@@ -80,16 +99,20 @@ class TorchLauncher(dg.ConfigurableResource):
                 ranks are stopped and no weights are left, but the last checkpoint is.
         """
         check(settings, train, validation)
-        prepare(module, folder, settings, signature, train, validation)
+        job = describe(module, settings, signature, train, validation)
+        clear(folder, job)
         with dg.open_pipes_session(
             context=context,
             context_injector=dg.PipesEnvContextInjector(),
-            message_reader=dg.PipesTempFileMessageReader(),
+            message_reader=dg.PipesFileMessageReader(str(folder / REPORTS), cleanup_file=False),
         ) as session:
             variables = dict(session.get_bootstrap_env_vars())
-            code = self.torchrun(module, folder, settings, variables)
+            code = self.torchrun(
+                module, folder, settings, variables, lambda: fill(folder, job, train, validation)
+            )
         if code:
             (folder / WEIGHTS).unlink(missing_ok=True)
+            context.log.error(traceback_of(folder))
             raise UserError(failure(folder))
         return read_history(folder)
 
@@ -99,11 +122,13 @@ class TorchLauncher(dg.ConfigurableResource):
         folder: Path,
         settings: TrainingSettings,
         environment: dict[str, str],
+        meanwhile: Callable[[], None] = _nothing,
         heard: Callable[[str], None] = _echo,
     ) -> int:
-        """Start the ranks in a prepared folder; `heard` gets each line that they print.
+        """Start the ranks in a folder; `heard` gets each line that they print.
 
-        An exception of `heard`, Ctrl-C too, ends the ranks, which write a checkpoint.
+        They begin when `meanwhile` has prepared the folder. An exception of it, or of `heard`,
+        Ctrl-C too, ends the ranks, which write a checkpoint; so does the end of this process.
 
         Returns:
             torchrun's exit code; `failure` says what went wrong.
@@ -111,25 +136,28 @@ class TorchLauncher(dg.ConfigurableResource):
         ranks, given = settings.ranks, int(os.environ.get("OMP_NUM_THREADS", "0"))
         threads = self.threads or given or max(1, len(os.sched_getaffinity(0)) // ranks)
         command = [
-            sys.executable, "-m", "torch.distributed.run",
+            sys.executable, "-m", "modelyard.pipeline.torchrun",
             # What --standalone does, but without asking for the name of this machine.
             "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
             "--local-addr", "127.0.0.1",
             "--nproc-per-node", str(ranks), "--log-dir", str(folder / "errors"),
             "--max-restarts", str(settings.restarts), "--shutdown-timeout", str(GRACE),
-            "-m", "modelyard.pipeline.rank", module, str(folder),
+            module, str(folder),
         ]  # fmt: skip
         with (folder / LOG).open("w") as log:
             process = subprocess.Popen(
                 command,
-                env={**os.environ, **OWN_STORE, "OMP_NUM_THREADS": str(threads), **environment},
+                env={**os.environ, **VARIABLES, "OMP_NUM_THREADS": str(threads), **environment},
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 start_new_session=True,  # so that Ctrl-C is ours to pass on, to all ranks
             )
             try:
-                assert process.stdout
+                assert process.stdin and process.stdout
+                meanwhile()
+                begin(process.stdin)
                 for line in process.stdout:
                     heard(line)
                 return process.wait()
@@ -172,19 +200,37 @@ def prepare(
     validation: Path,
 ) -> None:
     """Write what the ranks read, unless a training that goes on has it already."""
-    job = Job(
+    job = describe(module, settings, signature, train, validation)
+    clear(folder, job)
+    fill(folder, job, train, validation)
+
+
+def describe(
+    module: str, settings: TrainingSettings, signature: Signature, train: Path, validation: Path
+) -> Job:
+    return Job(
         settings=settings.model_dump(mode="json"),
         signature=signature,
         fingerprint=fingerprint(module, settings, signature, train, validation),
     )
+
+
+def clear(folder: Path, job: Job) -> None:
+    """Make a work folder without what another training, or a failure, has left there."""
     if not _goes_on(folder, job.fingerprint):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_arrays(train, signature, folder / "train")
-        write_arrays(validation, signature, folder / "validation")
     (folder / MISTAKE).unlink(missing_ok=True)
     shutil.rmtree(folder / "errors", ignore_errors=True)
-    (folder / JOB).write_text(job.model_dump_json(indent=1))
+
+
+def fill(folder: Path, job: Job, train: Path, validation: Path) -> None:
+    """Write arrays and job into a cleared folder; the job last, which says that all is there."""
+    if not (folder / JOB).exists():
+        write_arrays(train, job.signature, folder / "train")
+        write_arrays(validation, job.signature, folder / "validation")
+    with replaced(folder / JOB) as new:
+        new.write_text(job.model_dump_json(indent=1))
 
 
 def _goes_on(folder: Path, wanted: str) -> bool:
@@ -244,7 +290,7 @@ def failure(folder: Path) -> str:
     log, end = path.read_text(), f"its traceback is in {path}"
     if (folder / MISTAKE).exists():
         mistake = Mistake.model_validate_json((folder / MISTAKE).read_bytes())
-        return f"training: rank {mistake.rank} failed with {mistake.message}; {end}"
+        return f"training: {mistake}; {end}"
     stopped = re.search(r"SignalException: .* got signal: (\d+)", log)
     if stopped:
         name = signal.Signals(int(stopped[1])).name
@@ -255,6 +301,14 @@ def failure(folder: Path) -> str:
         tail = "\n".join(f"  {line}" for line in log.splitlines()[-LAST:])
         return f"training: torchrun failed before its ranks ran; {path} ends with\n{tail}"
     return f"training: rank {rank[1]} {_what(cause, int(code[1]))}; {end}"
+
+
+def traceback_of(folder: Path) -> str:
+    """Of the mistake that a rank made; the end of the log where there was none."""
+    if (folder / MISTAKE).exists():
+        mistake = Mistake.model_validate_json((folder / MISTAKE).read_bytes())
+        return f"rank {mistake.rank}:\n{mistake.traceback}"
+    return "\n".join((folder / LOG).read_text().splitlines()[-LOGGED:])
 
 
 def _what(cause: str, code: int) -> str:

@@ -21,7 +21,7 @@ from typing import IO
 
 from modelyard.documents import UserError
 from modelyard.pipeline.indexed_job import AGAIN_CODE, MISTAKE_CODE
-from modelyard.pipeline.job import HISTORY, JOB, LOG, MISTAKE, WEIGHTS, Job, Mistake
+from modelyard.pipeline.job import HISTORY, JOB, LOG, MISTAKE, REPORTS, WEIGHTS, Job, Mistake
 from modelyard.pipeline.objects import STORAGE, Objects, Stream
 
 CODE = "MODELYARD_CODE"
@@ -130,7 +130,7 @@ class Ranks:
         self.told_to_stop = False
         self._folder, self._lines = place.folder, list[str]()
         self._messages, self._output = Stream(objects, MESSAGES), Stream(objects, OUTPUT)
-        self._reported = place.folder / "messages.jsonl"
+        self._reported = place.folder / REPORTS
         self._reported.touch()
         self._sent = 0
         messages = {"DAGSTER_PIPES_MESSAGES": encode_param({"path": str(self._reported)})}

@@ -16,6 +16,7 @@ from typing import Any
 
 from modelyard.documents import Manifest, ReleaseEvent, UserError, verify_package
 from modelyard.pipeline.registry import fetch
+from modelyard.pipeline.tracking import SWITCH
 from modelyard.pipeline.workspace import Workspace
 
 
@@ -96,6 +97,7 @@ def _build(tree: Workspace, manifest: Manifest) -> None:
         "OMP_NUM_THREADS": manifest.hardware.get("threads", "1"),
     }
     environment.pop("MLFLOW_TRACKING_URI", None)  # nothing of this is to be registered
+    environment[SWITCH] = "off"
     command = [sys.executable, "-m", "modelyard.pipeline.materialize", "--assets", "*model_package"]
     if subprocess.run(command, cwd=tree.root, env=environment).returncode:
         raise UserError(f"commit {manifest.git_commit} can't be built again; see above")
