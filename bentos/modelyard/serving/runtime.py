@@ -5,6 +5,7 @@ exported torch program takes for one row, and a tenth of torch's size (see
 docs/decisions/0031). Else torch.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def load_graph(package: Path) -> Graph:
 
 
 def _onnx(path: Path) -> Graph:
+    # Since 1.29 it tells Microsoft each model's name and hashes unless it is told not to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

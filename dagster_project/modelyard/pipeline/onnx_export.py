@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def write_onnx(program: Path, path: Path, numbers: np.ndarray, categories: np.nd
 
 
 def _score(model: bytes, numbers: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    # Since 1.29 it tells Microsoft each model's name and hashes unless it is told not to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
