@@ -5,6 +5,7 @@ import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -26,7 +27,9 @@ from modelyard.pipeline.workspace import Workspace
 SIGNATURE = Signature(task="regression", target="y", inputs=(Number(name="a"),))
 
 
-def write_package(workspace: Workspace, model: bytes) -> None:
+def write_package(
+    workspace: Workspace, model: bytes, configuration: dict[str, Any] | None = None
+) -> None:
     package = workspace.package
     package.mkdir(parents=True, exist_ok=True)
     (package / "model.pt2").write_bytes(model)
@@ -42,7 +45,7 @@ def write_package(workspace: Workspace, model: bytes) -> None:
         test_hash="t",
         rows={"raw": 10},
         ranks=2,
-        configuration={"training": {"epochs": 3}, "gate": {"slices": ["a"]}},
+        configuration=configuration or {"training": {"epochs": 3}, "gate": {"slices": ["a"]}},
         metrics={"mae": 1.5},
         environment={"python": "3.11"},
     )
