@@ -8,6 +8,11 @@ import pytest
 from support import ROOT, commit, copier, run
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups first: they are what takes long, and single tests fill the gap at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This checkout, uncommitted changes included, as a clean git repository tagged v0.1.0."""
