@@ -62,7 +62,9 @@ def encode(
     errors: list[RowError] = []
     numbers = np.empty((table.num_rows, len(signature.numbers)), dtype=np.float32)
     for place, number in enumerate(signature.numbers):
-        numbers[:, place] = _number(table[number.name], number, encoder, errors, most)
+        values = _number(table[number.name], number, encoder, errors, most)
+        with np.errstate(over="ignore"):  # such a value has been refused
+            numbers[:, place] = values
     categories = np.empty((table.num_rows, len(signature.categories)), dtype=np.int64)
     for place, category in enumerate(signature.categories):
         column = table[category.name]
