@@ -4,58 +4,47 @@ The model repos run in this environment, with their sources on PYTHONPATH.
 """
 
 import os
-import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from pipeline.flights import make_small
 from support import commit
 
 from modelyard.documents import verify_package
 from modelyard.pipeline.evaluation import metrics
 from modelyard.serving.model import Model
 
-TASKS = ("binary", "multiclass", "regression")
-SMALL = {
-    r"months: .*?}": "months: {from: 2013-01, to: 2013-03}",
-    r"train: .*": "train: {from: 2013-01, to: 2013-01}",
-    r"validation: .*": "validation: {from: 2013-02, to: 2013-02}",
-    r"test: .*": "test: {from: 2013-03, to: 2013-03}",
-    r"epochs: \d+": "epochs: 3",
-    r"batch_rows: \d+": "batch_rows: 1024",
-    r"hidden: .*": "hidden: [32]",
-}
-"""One month each of training, validation and test, and few epochs."""
 
-
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(task, marks=pytest.mark.xdist_group(f"template-{task}"))
+        for task in ("binary", "multiclass", "regression")
+    ],
+)
 def task(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def example(render, task: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small(render(tmp_path_factory.mktemp(task) / "flight-delay", task=task))
+def example(
+    render: Callable[..., Path], sample: Path, task: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    repo = render(tmp_path_factory.mktemp(task) / "flight-delay", task=task)
+    make_small(repo, sample)
+    commit(repo, "Train on little")
+    return repo
 
 
 @pytest.fixture(scope="module")
-def blank(render, task: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def blank(render: Callable[..., Path], task: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(f"blank-{task}") / "shop-sales"
-    return small(render(path, task=task, example=False, project_name="shop-sales"))
-
-
-def small(repo: Path) -> Path:
-    config = repo / "config.yaml"
-    text = config.read_text()
-    for pattern, replacement in SMALL.items():
-        text, count = re.subn(pattern, replacement, text)
-        assert count == 1, pattern
-    config.write_text(text)
-    commit(repo, "Train on little")
-    return repo
+    return render(path, task=task, example=False, project_name="shop-sales")
 
 
 def train(repo: Path) -> subprocess.CompletedProcess[str]:
@@ -102,7 +91,9 @@ def test_example_trains_to_a_package_that_predicts(example: Path, task: str) -> 
 
 
 def test_example_passes_its_own_tests(example: Path) -> None:
-    own_tests(example, "--ignore=tests/test_service.py")
+    """Those that a blank start has not, or that read the example; the training is above."""
+    row = "tests/test_model.py::test_example_row_fits_the_declared_inputs"
+    own_tests(example, "tests/test_data.py", "tests/test_release.py", row)
 
 
 def test_blank_start_passes_its_own_tests(blank: Path, task: str) -> None:
@@ -110,8 +101,8 @@ def test_blank_start_passes_its_own_tests(blank: Path, task: str) -> None:
     own_tests(blank, "tests" if task == "binary" else "tests/test_model.py")
 
 
-def own_tests(repo: Path, tests: str) -> None:
-    done = command(repo, "pytest", "-q", tests)
+def own_tests(repo: Path, *tests: str) -> None:
+    done = command(repo, "pytest", "-q", *tests)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
