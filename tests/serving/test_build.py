@@ -15,30 +15,34 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from modelyard.documents import ReleaseEvent, Signature
 from modelyard.documents.signature import Task
+from modelyard.serving.hashes import SHIPPED
 from modelyard.serving.testing import serve, stop, write_package
 
 pytestmark = pytest.mark.xdist_group("serving")
 
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 ROW = {"distance": 1400.0, "hour": 17, "wind": 12.5, "carrier": "AA", "dest": "LAX"}
 
 
-def build(repo: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def build(repo: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "modelyard.serving.build", *arguments],
         cwd=repo,
-        env={k: v for k, v in os.environ.items() if k != "BENTOML_HOME"},
+        env={k: v for k, v in os.environ.items() if k != "BENTOML_HOME"} | settings,
         capture_output=True,
         text=True,
         timeout=120,
     )
 
 
-def built(repo: Path, *arguments: str) -> Path:
+def built(repo: Path, *arguments: str, **settings: str) -> Path:
     """Build, and return the Bento's folder, which the last line of the output ends with."""
-    found = build(repo, *arguments)
+    found = build(repo, *arguments, **settings)
     assert found.returncode == 0, found.stderr
     return Path(found.stdout.splitlines()[-1].rpartition(": ")[2])
 
@@ -48,11 +52,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
-def refused(repo: Path, *arguments: str) -> str:
+def refused(repo: Path, *arguments: str, **settings: str) -> str:
     """The one message of a build that fails and leaves the store as it was."""
     store = repo / ".modelyard" / "bentoml" / "bentos"
     before = contents(store) if store.is_dir() else {}
-    found = build(repo, *arguments)
+    found = build(repo, *arguments, **settings)
     assert found.returncode == 1 and found.stdout == ""
     assert found.stderr.startswith("error: ") and "Traceback" not in found.stderr
     assert (contents(store) if store.is_dir() else {}) == before
@@ -63,8 +67,9 @@ def refused(repo: Path, *arguments: str) -> str:
 def bento(
     tmp_path_factory: pytest.TempPathFactory, make_repo: Callable[[Path], Path]
 ) -> Iterator[Path]:
-    """A Bento that is only looked at."""
-    yield built(make_repo(tmp_path_factory.mktemp("bento") / "flight-delay"))
+    """A Bento that is only looked at; no index was asked."""
+    repo = make_repo(tmp_path_factory.mktemp("bento") / "flight-delay")
+    yield built(repo, UV_DEFAULT_INDEX="http://127.0.0.1:9/simple", UV_OFFLINE="1")
 
 
 def test_the_latest_version_is_built_under_its_name(bento: Path) -> None:
@@ -78,7 +83,7 @@ def test_the_bento_holds_the_service_the_package_and_no_more(bento: Path) -> Non
     source = bento / "src"
     assert {p.name for p in source.iterdir()} == {
         "README.md", "bentofile.yaml", "packages", "requirements.txt", "sbom.cdx.json",
-        "service.py", "wheels",
+        "service.py", "uv.txt", "wheels",
     }  # fmt: skip
     assert [p.name for p in (source / "packages").iterdir()] == ["2"]
     assert not list(bento.rglob("pyproject.toml")) and not list(bento.rglob("*.pkl"))
@@ -86,30 +91,74 @@ def test_the_bento_holds_the_service_the_package_and_no_more(bento: Path) -> Non
     assert schemas["Row"]["properties"]["carrier"]["enum"] == ["AA", "B6", "UA"]
 
 
+def requirements(bento: Path) -> dict[str, list[str]]:
+    """Pin or wheel → its hashes, as the container installs them (BentoML's own line has none)."""
+    text = (bento / "env" / "python" / "requirements.txt").read_text().replace("\\\n", "")
+    lines = [line.split() for line in text.splitlines() if line]
+    return {pin: hashes for pin, *hashes in lines if hashes or pin.partition("==")[0] != "bentoml"}
+
+
 def test_the_container_installs_the_serving_closure_pinned(bento: Path) -> None:
-    lines = (bento / "env" / "python" / "requirements.txt").read_text().split()
-    wheels = [line for line in lines if line.endswith(".whl")]
-    pins = dict(line.split("==") for line in lines if line not in wheels)
-    assert len(wheels) == 1 and (bento / "src" / wheels[0]).is_file()
-    assert {"bentoml", "numpy", "onnxruntime", "pyarrow", "uvicorn", "uvloop"} <= pins.keys()
+    installed = requirements(bento)
+    (wheel,) = (line for line in installed if line.endswith(".whl"))
+    digest = hashlib.sha256((bento / "src" / wheel).read_bytes()).hexdigest()
+    assert installed.pop(wheel) == [f"--hash=sha256:{digest}"]
+    assert all(
+        re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", h) for v in installed.values() for h in v
+    )
+    assert all(installed.values()), "nothing is installed without a hash"
+    pins = dict(line.split("==") for line in installed) | {"bentoml": metadata.version("bentoml")}
+    assert {"numpy", "onnxruntime", "pyarrow", "uvicorn", "uvloop"} <= pins.keys()
     training = {"dagster", "mlflow", "pandera", "matplotlib", "polars", "hera", "torch", "typer"}
     assert not training & pins.keys()
     assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in pins.values())
-    constraints = Path(__file__).parents[2] / "constraints.txt"
-    for line in constraints.read_text().splitlines():
+    for line in CONSTRAINTS.read_text().splitlines():
         name, _, version = line.partition(" ;")[0].partition("==")
         if name in pins and ";" not in line:
             assert pins[name] == version
+    # One requirement on its own for the line that BentoML adds, and for people: pip takes it.
+    listed = (bento / "src" / "requirements.txt").read_text().splitlines()
+    assert {line.split()[0] for line in listed} == {f"{n}=={v}" for n, v in pins.items()} | {wheel}
+    (uv,) = (bento / "src" / "uv.txt").read_text().splitlines()
+    assert f"{uv.split()[0]}\n" in CONSTRAINTS.read_text() and "--hash=sha256:" in uv
+
+
+def test_the_hashes_are_those_of_the_pins() -> None:
+    """Both files are written by `make constraints`: a pin was raised in one of them only."""
+    pins = {line.partition(" ;")[0] for line in CONSTRAINTS.read_text().splitlines()}
+    shipped = re.findall(r"^([\w.-]+==[^\s;]+)", SHIPPED.read_text(), re.M)
+    assert len(shipped) > 70 and not set(shipped) - pins
+
+
+@pytest.mark.parametrize("name", ["modelyard", "idna"])
+def test_another_file_than_the_pinned_one_is_not_installed(
+    bento: Path, tmp_path: Path, name: str
+) -> None:
+    """One that the index gives, and the wheel that comes along."""
+    uv = Path(sys.executable).with_name("uv")
+    lines = (bento / "src" / "requirements.txt").read_text().splitlines()
+    line = next(x for x in lines if x.removeprefix("./wheels/").startswith(name))
+    tampered = re.sub(r"sha256:.{6}", "sha256:000000", line)
+    for text, ok in ((line, True), (tampered, False), (line.split()[0], False)):
+        (tmp_path / "one.txt").write_text(text + "\n")
+        done = subprocess.run(
+            [uv, "pip", "install", "--no-deps", "--require-hashes", "--no-cache",
+             "--target", tmp_path / f"site-{ok}", "-r", tmp_path / "one.txt"],
+            cwd=bento / "src", capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert (done.returncode == 0) == ok, done.stderr
+        if not ok:
+            assert "hash" in done.stderr.lower()
 
 
 def test_the_bill_of_materials_lists_what_is_installed(bento: Path) -> None:
-    bill = json.loads((bento / "src" / "sbom.cdx.json").read_text())
-    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    text = (bento / "src" / "sbom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
     assert re.fullmatch(r"urn:uuid:[0-9a-f-]{36}", bill["serialNumber"])
-    lines = (bento / "env" / "python" / "requirements.txt").read_text().split()
-    installed = {line for line in lines if not line.endswith(".whl")}
     listed = {f"{c['name']}=={c['version']}" for c in bill["components"]}
-    assert installed | {f"modelyard=={metadata.version('modelyard')}"} == listed
+    own = {f"{name}=={metadata.version(name)}" for name in ("bentoml", "modelyard")}
+    assert {pin for pin in requirements(bento) if "==" in pin} | own == listed
     assert all(c["purl"] == c["bom-ref"] for c in bill["components"])
     numpy = next(c for c in bill["components"] if c["name"] == "numpy")
     assert "BSD-3-Clause" in numpy["licenses"][0]["expression"] and numpy["description"]
@@ -122,27 +171,60 @@ def test_the_bill_of_materials_lists_what_is_installed(bento: Path) -> None:
         assert file["hashes"] == [{"alg": "SHA-256", "content": digest}]
 
 
+def test_a_bill_of_materials_that_is_none_is_found(bento: Path) -> None:
+    bill = json.loads((bento / "src" / "sbom.cdx.json").read_text())
+    bill["components"][0]["type"] = "package"
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is not None
+
+
 def test_a_graph_that_onnx_cannot_express_brings_torch(
-    make_repo: Callable[[Path], Path], tmp_path: Path
+    make_repo: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("UV_FIND_LINKS", os.environ.get("PIP_FIND_LINKS", ""))
     repo = make_repo(tmp_path / "flight-delay")
     packages = repo / ".modelyard" / "packages"
     signature = Signature.model_validate_json((packages / "2" / "signature.json").read_bytes())
     write_package(packages / "3", signature, onnx=False)
     folder = built(repo)
-    pins = (folder / "env" / "python" / "requirements.txt").read_text()
-    assert re.search(r"^torch==", pins, re.M)
+    (torch,) = (h for pin, h in requirements(folder).items() if pin.startswith("torch=="))
+    assert torch
     with serve(folder) as running:
         assert running.client.post("/predict", json={"rows": [ROW]}).status_code == 200
 
 
-def test_the_container_is_lean_and_runs_as_no_root(bento: Path) -> None:
-    dockerfile = (bento / "env" / "docker" / "Dockerfile").read_text()
-    assert re.search(r"^FROM python:3\.\d+-slim", dockerfile, re.M)
-    assert "build-essential" not in dockerfile and "apt-get" not in dockerfile
-    assert "USER bentoml" in dockerfile
-    assert "ARG UV_TORCH_BACKEND=cpu" in dockerfile
-    assert dockerfile.index("./src/wheels") < dockerfile.index("pip install -r")
+def dockerfile(bento: Path) -> list[str]:
+    """The instructions' lines of each stage."""
+    text = (bento / "env" / "docker" / "Dockerfile").read_text()
+    return re.split(r"^(?=FROM )", text, flags=re.M)[1:]
+
+
+def test_the_image_has_the_outcome_of_the_install_only(bento: Path) -> None:
+    base, install, final = dockerfile(bento)
+    assert re.match(r"FROM python:3\.\d+-slim AS base-container\n", base)
+    assert install.startswith("FROM base-container AS install\n")
+    assert "UV_REQUIRE_HASHES=1" in install and "UV_NO_BUILD=1" in install
+    assert "ARG UV_TORCH_BACKEND=cpu" in install
+    assert install.index("--require-hashes -r /install/uv.txt") < install.index("pip install uv\n")
+    assert install.index("./src/wheels") < install.index("pip install -r $BENTO_PATH")
+    assert final.startswith("FROM base-container\n") and "--from=install" in final
+    assert "pip install" not in base + final and "USER bentoml" in final
+    assert not re.search("build-essential|apt-get|git", base + install + final)
+
+
+def test_a_teams_image(make_repo: Callable[[Path], Path], tmp_path: Path) -> None:
+    """Its base, its packages of the system, and its commands; no Python package without a hash."""
+    repo = make_repo(tmp_path / "flight-delay")
+    service = repo / "bentos" / "service.py"
+    given = 'Image(base_image="registry.example/python:3.11").system_packages("libgomp1")'
+    image = f"@service(image={given}.run('update-ca-certificates'))"
+    text = "from bentoml.images import Image\n" + service.read_text()
+    service.write_text(text.replace("@service()", image))
+    base, _, final = dockerfile(built(repo))
+    assert base.startswith("FROM registry.example/python:3.11 AS base-container\n")
+    assert re.search(r"RUN apt-get update && apt-get install .*libgomp1 && .*update-ca", base)
+    assert "build-essential" not in base and "apt-get" not in final
+    service.write_text(service.read_text().replace(".system_packages", ".python_packages"))
+    assert "[project.optional-dependencies] serving" in refused(repo, "--replace")
 
 
 def test_the_wheel_installs_what_serves(bento: Path, tmp_path: Path) -> None:
@@ -166,8 +248,8 @@ def test_the_wheel_installs_what_serves(bento: Path, tmp_path: Path) -> None:
     assert found.stdout.startswith(target), found.stderr
 
 
-def test_a_bento_serves_from_its_folder_and_knows_its_version(bento: Path) -> None:
-    with serve(bento) as running:
+def test_a_bento_serves_from_its_folder_and_knows_its_version(bento: Path, tmp_path: Path) -> None:
+    with serve(bento, HOME=str(tmp_path)) as running:
         model = running.client.get("/model").json()
         assert (model["name"], model["version"]) == ("flight-delay", 2)
         answer = running.client.post("/predict", json={"rows": [ROW]})
@@ -177,6 +259,7 @@ def test_a_bento_serves_from_its_folder_and_knows_its_version(bento: Path) -> No
         stop(running)
         (log,) = running.predictions.iterdir()
         assert pl.read_parquet(log)["inputs"].to_list() == [ROW]  # nothing is lost by a stop
+    assert not list(tmp_path.rglob("*onnxruntime*")), "what its telemetry would have sent"
 
 
 def test_two_bentos_serve_side_by_side(
@@ -254,11 +337,14 @@ def test_a_teams_modules_and_requirements_come_along(
         file.write("from rules.late import LATE\n")
     with (repo / "pyproject.toml").open("a") as file:
         file.write('[project.optional-dependencies]\nserving = ["rich", "matplotlib>=3"]\n')
+    nowhere = {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "UV_NO_CACHE": "1"}
+    message = refused(repo, **nowhere)
+    assert re.search(r"matplotlib==.*the index can't be asked for their hashes", message)
     source = built(repo) / "src"
     assert (source / "rules" / "late.py").is_file()
-    requirements = (source / "requirements.txt").read_text()
-    assert re.search(r"^matplotlib==", requirements, re.M)
-    assert re.search(r"^kiwisolver==", requirements, re.M)
+    listed = (source / "requirements.txt").read_text()
+    assert re.search(r"^matplotlib==\S+ --hash=sha256:", listed, re.M)
+    assert re.search(r"^kiwisolver==\S+ --hash=sha256:", listed, re.M)
 
     with (repo / "pyproject.toml").open("a") as file:
         file.write("more = []\n[tool.x]\n")

@@ -24,6 +24,7 @@ from bentoml.images import Image
 from modelyard.documents import UserError
 from modelyard.serving import buckets, openapi
 from modelyard.serving.drain import drain_s, on_sigterm
+from modelyard.serving.image import serving_image
 from modelyard.serving.package import Package, find_package
 from modelyard.serving.rows import Prediction, Row
 from modelyard.serving.supervisor import watch_closely
@@ -32,10 +33,8 @@ if TYPE_CHECKING:
     from modelyard.serving.model import Model
     from modelyard.serving.predictor import Predictor
 
-REQUIREMENTS = "requirements.txt"
-"""beside service.py in a Bento; `modelyard.serving.build` writes it"""
-ENVIRONMENT = {"BENTOML_DO_NOT_TRACK": "True", "UV_TORCH_BACKEND": "cpu"}
-"""of the image; for a GPU, give another UV_TORCH_BACKEND (see uv's documentation)"""
+ENVIRONMENT = {"BENTOML_DO_NOT_TRACK": "True"}
+"""of the image"""
 FLUSH_S = 1.0
 """between two times that the metrics' files get what was counted"""
 TIMEOUT_S = 60
@@ -201,7 +200,7 @@ def service(
             },
         }
         return bentoml.service(
-            image=_image(image, folder / REQUIREMENTS),
+            image=serving_image(image, folder),
             service_class=_Service,
             **(defaults | settings),
         )(inner)
@@ -263,16 +262,3 @@ class _Document(dict[str, Any]):
 
 
 yaml.add_representer(_Document, lambda dumper, document: dumper.represent_dict(document))
-
-
-def _image(image: Image | None, requirements: Path) -> Image | None:
-    """In a Bento's build context, the image with its pinned requirements; else none is needed."""
-    if not requirements.is_file():
-        return image
-    image = image or Image(python_version=f"{sys.version_info.major}.{sys.version_info.minor}")
-    # The file is the whole closure, pinned: BentoML must not resolve it a second time.
-    image.lock_python_packages = False
-    # All of it comes as wheels: no compiler and no git, which BentoML would install first.
-    del image.commands[0]
-    image.distro = ""
-    return image.python_packages(*requirements.read_text().splitlines()).build_include("wheels")

@@ -19,6 +19,8 @@ from typing import Any
 
 from modelyard.documents import UserError, releases, verify_package
 from modelyard.serving.closure import pinned, write_wheel
+from modelyard.serving.hashes import file_hash, hashed, shipped_pin
+from modelyard.serving.image import INSTALLER, REQUIREMENTS, WHEELS
 from modelyard.serving.package import newest, read_package, versions
 from modelyard.serving.runtime import runtime_of
 from modelyard.serving.sbom import sbom
@@ -119,14 +121,14 @@ def _assemble(
     card = package / "model_card.md"
     if card.is_file():
         shutil.copy(card, context / "README.md")
-    wheel = write_wheel(context / "wheels")
+    wheel = write_wheel(context / WHEELS)
     own = project.get("optional-dependencies", {}).get("serving", [])
-    # BentoML adds itself; modelyard comes as the wheel.
     needs = ["modelyard[serving]", runtime_of(package), *own]
-    pins = pinned(needs, without=set())
-    added = ("bentoml==", "modelyard==")
-    requirements = [*(pin for pin in pins if not pin.startswith(added)), f"./wheels/{wheel.name}"]
-    (context / "requirements.txt").write_text("\n".join(requirements) + "\n")
+    pins = pinned(needs)
+    lines = hashed([pin for pin in pins if not pin.startswith("modelyard==")])
+    lines.append(f"./{WHEELS}/{wheel.name} --hash={file_hash(wheel)}")
+    (context / REQUIREMENTS).write_text("\n".join(lines) + "\n")
+    (context / INSTALLER).write_text("\n".join(hashed([shipped_pin("uv")])) + "\n")
     files = read_package(package).manifest.files
     (context / SBOM).write_text(sbom(project["name"], number, pins, files))
 

@@ -18,15 +18,14 @@ from packaging.version import Version
 import modelyard.documents
 import modelyard.serving
 from modelyard.documents import UserError
+from modelyard.serving.hashes import SHIPPED
 
 ROOMS = {"documents": modelyard.documents, "serving": modelyard.serving}
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def pinned(requirements: list[str], without: set[str]) -> list[str]:
+def pinned(requirements: list[str]) -> list[str]:
     """`name==version` of the requirements and all that they need, sorted.
-
-    The distributions named in `without` (but not what they need) are left out.
 
     Local parts of versions (torch's `+cpu`) are dropped: they name a build of the
     version, and the image's index chooses its own.
@@ -52,7 +51,7 @@ def pinned(requirements: list[str], without: set[str]) -> list[str]:
             child = Requirement(text)
             if child.marker is None or child.marker.evaluate({"extra": extra}):
                 waiting += [(child, e) for e in ("", *child.extras)]
-    return sorted(pin for name, pin in pins.items() if name not in without)
+    return sorted(pins.values())
 
 
 def write_wheel(folder: Path) -> Path:
@@ -64,7 +63,7 @@ def write_wheel(folder: Path) -> Path:
         for room, module in ROOMS.items()
         for root in map(Path, module.__path__)
         for path in sorted(root.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and path != SHIPPED
     }
     files[f"{stem}.dist-info/METADATA"] = (distribution.read_text("METADATA") or "").encode()
     files[f"{stem}.dist-info/WHEEL"] = (
