@@ -1,0 +1,141 @@
+"""The image of a Bento: built by what can build one here, served with a read-only root.
+
+By docker, or by buildah (root, chroot isolation; with debootstrap for a base, a minute the first
+time, which is kept). Where there is neither, these tests are skipped.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from benchmarks.serving import image
+from packaging.utils import canonicalize_name
+
+from modelyard.serving.model import Model
+
+pytestmark = [
+    pytest.mark.xdist_group("image"),
+    pytest.mark.skipif(image.builder() is None, reason="no docker, and no buildah with root"),
+]
+
+ROW = {"distance": 1400.0, "hour": 17, "wind": 12.5, "carrier": "AA", "dest": "LAX"}
+INSTALLED = """
+import json
+from importlib.metadata import distributions
+print(json.dumps([[d.metadata["Name"], d.version] for d in distributions()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def bento(tmp_path_factory: pytest.TempPathFactory, make_repo: Callable[[Path], Path]) -> Path:
+    repo = make_repo(tmp_path_factory.mktemp("image") / "flight-delay")
+    command = [sys.executable, "-m", "modelyard.serving.build"]
+    without = {k: v for k, v in os.environ.items() if k != "BENTOML_HOME"}
+    subprocess.run(command, cwd=repo, env=without, check=True, timeout=120)
+    return repo / ".modelyard" / "bentoml" / "bentos" / "flight-delay" / "2"
+
+
+@pytest.fixture(scope="module")
+def tag(bento: Path) -> Iterator[str]:
+    name = f"modelyard-test-{os.getpid()}:2"
+    image.containerize(bento, name)
+    yield name
+    image.remove(name)
+
+
+@pytest.fixture(scope="module")
+def runner(tag: str) -> Iterator[image.Runner]:
+    with image.runner(tag) as running:
+        yield running
+
+
+def test_it_serves_from_its_entrypoint_what_the_package_says(
+    runner: image.Runner, bento: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = runner.command(BENTOML_PORT=str(port), MODELYARD_PREDICTION_LOG="/tmp/predictions")
+    url = f"http://127.0.0.1:{port}"
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        end = time.monotonic() + 60
+        while not ready(url):
+            assert server.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        answer = httpx.post(f"{url}/predict", json={"rows": [ROW]}).json()
+        metrics = httpx.get(f"{url}/metrics").text
+    finally:
+        server.terminate()
+        server.wait(30)
+    expected = Model(bento / "src" / "packages" / "2").predict([ROW])
+    assert answer["predictions"] == [pytest.approx(row) for row in expected]
+    assert answer["version"] == 2
+    assert "modelyard_prediction_log_lost_total" in metrics
+    assert "Read-only" not in (tmp_path / "log").read_text()
+
+
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_it_runs_as_nobody_special_on_a_read_only_root(runner: image.Runner) -> None:
+    assert int(runner.run("id", "-u").stdout) == 1034
+    for folder in ("/", "/app", "/home/bentoml", "/home/bentoml/bento"):
+        assert "Read-only" in runner.run("touch", f"{folder}/new").stderr
+    assert runner.run("touch", "/tmp/new").returncode == 0
+    # Nor could its user change what it runs, where the root is not read-only.
+    own = runner.run("find", "/app", "/usr", "!", "-user", "root", "-print", "-quit")
+    assert own.stdout == ""
+
+
+def test_it_holds_no_tools_and_no_pickle(runner: image.Runner) -> None:
+    names = "pip pip3 uv gcc cc g++ make git curl"
+    search = f"for each in {names}; do command -v $each; done; true"
+    assert runner.run("sh", "-c", search).stdout == ""
+    for module in ("pip", "setuptools", "ensurepip", "torch", "dagster"):
+        for python in ("python", "/usr/bin/env -i PATH=/usr/local/bin:/usr/bin python3"):
+            done = runner.run(*python.split(), "-c", f"import {module}")
+            assert "No module named" in done.stderr, (python, module)
+    unwanted = "*.pkl", "*.pickle", "*.joblib", "*.whl", "*/.cache/pip", "*/.cache/uv"
+    named = [part for each in unwanted for part in ("-o", "-path", each)][1:]
+    found = runner.run("find", "/", "-xdev", *named)
+    own = [line for line in found.stdout.splitlines() if "/src/wheels/modelyard-" not in line]
+    assert own == []
+
+
+def test_the_bill_of_materials_is_what_is_installed(runner: image.Runner, bento: Path) -> None:
+    found = json.loads(runner.run("python", "-c", INSTALLED).stdout)
+    installed = {(canonicalize_name(name), version) for name, version in found}
+    bill = json.loads(runner.run("cat", "src/sbom.cdx.json").stdout)
+    assert bill == json.loads((bento / "src" / "sbom.cdx.json").read_text())
+    assert {(each["name"], each["version"]) for each in bill["components"]} == installed
+
+
+def test_an_image_of_another_file_is_not_built(bento: Path, tmp_path: Path) -> None:
+    """A Bento whose hashes were edited, in both of the places that have them."""
+    home = Path(shutil.copytree(bento.parents[2], tmp_path / "bentoml"))
+    edited = home / "bentos" / "flight-delay" / "2"
+    for folder in ("src", "env/python"):
+        path = edited / folder / "requirements.txt"
+        forged = re.sub(r"idna==.*?(?=\n[a-z])", forge, path.read_text(), flags=re.S)
+        path.write_text(forged)
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        image.containerize(edited, f"modelyard-test-{os.getpid()}:edited")
+    assert "Hash mismatch for `idna==" in failed.value.stderr
+
+
+def forge(requirement: re.Match[str]) -> str:
+    return re.sub("sha256:.{6}", "sha256:000000", requirement[0])
