@@ -8,8 +8,9 @@ package's `model.pt2` by torch, and FastAPI with `model.onnx`, too. Load: wrk
 metrics and checks on; the peers have no log and their frameworks' own types.
 
 Bounds are against the faster FastAPI (`model.onnx`), but for memory, which is against the
-one with the exported torch program. `cpu` is the servers' CPU time a request, which other work
-on the machine does not change much; wall-clock figures it does.
+one with the exported torch program. Where docker or buildah can build them, our image is
+served, too (`image`), and compared in size with plain BentoML's. `cpu` is the servers' CPU
+time a request, which other work on the machine does not change much; wall-clock figures it does.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.serving.image import Images, images
 from benchmarks.serving.limit import in_process
 from benchmarks.serving.load import Measured, overload, wrk
 from benchmarks.serving.servers import PEERS, Running, build_bento, make_package
@@ -43,18 +45,19 @@ def main() -> None:
         results: dict[tuple[str, int, str], list[Measured]] = {}
         ready: dict[str, list[float]] = {}
         memory: dict[str, list[int]] = {}
-        for _ in range(given.rounds):
-            for name in PEERS:
-                for workers in (1, 2):
-                    with Running(name, workers, package, bentos[workers]) as server:
-                        for what in _scenarios(name, workers):
-                            wrk(server, bodies[what], 1)
-                            measured = wrk(server, bodies[what], given.seconds)
-                            results.setdefault((name, workers, what), []).append(measured)
-                            print(f"{name}, {workers}, {what}: {measured}", file=sys.stderr)
-                        if workers == 1:
-                            ready.setdefault(name, []).append(server.ready_s)
-                            memory.setdefault(name, []).append(server.memory())
+        with images(Path(folder), package, bentos[1]) as built:
+            servers = [(name, workers) for name in PEERS for workers in (1, 2)]
+            servers += [("image", 1)] if built else []
+            for name, workers in servers * given.rounds:
+                with Running(name, workers, package, bentos[workers], built) as server:
+                    for what in _scenarios(name, workers):
+                        wrk(server, bodies[what], 1)
+                        measured = wrk(server, bodies[what], given.seconds)
+                        results.setdefault((name, workers, what), []).append(measured)
+                        print(f"{name}, {workers}, {what}: {measured}", file=sys.stderr)
+                    if workers == 1:
+                        ready.setdefault(name, []).append(server.ready_s)
+                        memory.setdefault(name, []).append(server.memory())
         under = None
         if given.overload:
             print("overload", file=sys.stderr)
@@ -62,7 +65,7 @@ def main() -> None:
                 under = overload(server, bodies["one row"], given.overload)
         limit = in_process(package, bodies)
     _table(results, ready, memory, limit)
-    figures = _figures(results, ready, memory, limit, under)
+    figures = _figures(results, ready, memory, limit, under, built)
     for name, figure in figures.items():
         print(f"{name:34} {figure['value']:8.3f}  bound {figure['bound']}  {figure['ok']}")
     ok = all(figure["ok"] for figure in figures.values())
@@ -118,12 +121,12 @@ def _table(results: Any, ready: Any, memory: Any, limit: dict[str, float]) -> No
 
 
 def _figures(
-    results: Any, ready: Any, memory: Any, limit: dict[str, float], under: Any
+    results: Any, ready: Any, memory: Any, limit: dict[str, float], under: Any, built: Images | None
 ) -> dict[str, dict[str, Any]]:
     """Each of the issue's bounds: value, bound, and whether it holds."""
 
-    def ratio(field: str, what: str, workers: int = 1) -> float:
-        ours, theirs = results["modelyard", workers, what], results["fastapi-onnx", workers, what]
+    def ratio(field: str, what: str, workers: int = 1, name: str = "modelyard") -> float:
+        ours, theirs = results[name, workers, what], results["fastapi-onnx", workers, what]
         return _median(ours, field) / _median(theirs, field)
 
     arrow = _median(results["modelyard", 1, "Arrow, 1000 rows"], "rate")
@@ -141,6 +144,13 @@ def _figures(
         ),
         "ready_s": (statistics.median(ready["modelyard"]), 2.5, -1),
     }  # fmt: skip
+    if built:
+        figures |= {
+            "image_size_over_plain": (built.size / built.plain_size, 0.5, -1),
+            "image_rate_over_fastapi": (ratio("rate", "one row", name="image"), 1.5, 1),
+            "image_ready_s": (statistics.median(ready["image"]), 2.5, -1),
+        }
+        print(f"images: {built.size} bytes; plain BentoML's, with torch: {built.plain_size}")
     if under:
         figures |= {
             "overload_accepted_p99_ratio": (under["accepted"] / under["before"], 5.0, -1),

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,40 @@ def size(tag: str) -> int:
 def remove(tag: str) -> None:
     engine = builder() or "docker"
     subprocess.run([engine, "rmi", "--force", tag], capture_output=True)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Ours and plain BentoML's, of one model; ours can be served."""
+
+    runner: "Runner"
+    size: int
+    plain_size: int
+
+    def command(self, port: int) -> list[str]:
+        """What serves from the entrypoint, with the prediction log on."""
+        log = {"MODELYARD_PREDICTION_LOG": "/tmp/predictions"}
+        return self.runner.command(BENTOML_PORT=str(port), OMP_NUM_THREADS="1", **log)
+
+
+@contextlib.contextmanager
+def images(folder: Path, package: Path, bento: Path) -> Iterator[Images | None]:
+    """Both, built the same way; none, and a line that says so, where nothing can build them."""
+    if builder() is None:
+        print("no image is measured: no docker, and no buildah with root", file=sys.stderr)
+        yield None
+        return
+    tags = {"modelyard-bench:1": bento, "modelyard-bench:plain": build_plain(folder, package)}
+    try:
+        for tag, each in tags.items():
+            print(f"image {tag}", file=sys.stderr)
+            containerize(each, tag)
+        ours, plain = map(size, tags)
+        with runner("modelyard-bench:1") as running:
+            yield Images(running, ours, plain)
+    finally:
+        for tag in tags:
+            remove(tag)
 
 
 @contextlib.contextmanager

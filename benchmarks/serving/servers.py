@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import psutil
 
+from benchmarks.serving.image import Images
+
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "peers"
 PEERS = ("modelyard", "fastapi-onnx", "fastapi", "litserve", "bentoml")
@@ -20,14 +22,23 @@ BIN = Path(sys.executable).parent
 
 
 class Running:
-    """A started server; on exit all of its processes are ended."""
+    """A started server; on exit all of its processes are ended.
 
-    def __init__(self, name: str, workers: int, package: Path, bento: Path) -> None:
+    Args:
+        bento: the folder that `modelyard` serves.
+        images: what `image` is served from.
+    """
+
+    def __init__(
+        self, name: str, workers: int, package: Path, bento: Path, images: Images | None = None
+    ) -> None:
         self.name = name
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._home = tempfile.TemporaryDirectory()
         command, settings = _command(name, workers, port, bento)
+        if images and name == "image":
+            command = [*images.command(port)]
         environment = {
             "PACKAGE": str(package),
             "RUNTIME": "onnx" if name == "fastapi-onnx" else "torch",
