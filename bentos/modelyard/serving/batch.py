@@ -66,7 +66,7 @@ class Scorer:
         number = pa.list_(pa.float32()) if signature.task == "multiclass" else pa.float32()
         self._added = [pa.field("score", number)]
         if signature.classes:
-            self._added.append(pa.field("class", pa.dictionary(pa.int8(), pa.string())))
+            self._added.append(pa.field("class", pa.string()))
         self._added += [pa.field("version", pa.int32()), pa.field("package", pa.string())]
         row = pa.field("row", pa.int64())
         taken = {row.name, "reason", *(field.name for field in self._added)} & {*schema.names}
@@ -117,8 +117,7 @@ class Scorer:
         columns: list[pa.Array] = [_numbers(scores)]
         if signature.classes:
             codes = scores.argmax(axis=1) if scores.ndim > 1 else scores >= 0.5
-            codes = pa.array(codes.astype(np.int8))
-            columns.append(pa.DictionaryArray.from_arrays(codes, pa.array(signature.classes)))
+            columns.append(pa.array(signature.classes).take(pa.array(codes.astype(np.int64))))
         columns.append(pa.repeat(pa.scalar(self._package.version, pa.int32()), rows))
         columns.append(pa.repeat(self._package.id, rows))
         return pa.Table.from_arrays([*table.columns, *columns], schema=self.scored)

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 
 RESULT = "last_train.json"
 LOGS_KEPT = 20
-ALL = 'not group:"search"'
-"""the walk to a registered version; a search is a matter of hours"""
+ALL = "*"
+"""the walk to a registered version"""
+ON_REQUEST = ("search", "predictions")
+"""groups whose assets run only where a selection names them: a search is a matter of hours,
+predictions want a version that was released"""
 INTERRUPTED = "dagster._core.errors.DagsterExecutionInterruptedError"
 """what Dagster makes of Ctrl-C"""
 
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--assets",
         default=ALL,
         help="Dagster asset selection, such as weights or 'key:\"weights\"+' (default: all but "
-        "what `make tune` is for)",
+        "what `make tune` and `make predict` are for)",
     )
     given = parser.parse_args(arguments)
     workspace = Workspace(Path.cwd())
@@ -149,10 +152,31 @@ def _select(definitions: "dg.Definitions", assets: str) -> "list[dg.AssetKey]":
         keys = selection.required_multi_asset_neighbors().resolve(graph)
     except Exception as error:  # of the selection's own parser
         raise UserError(f"--assets {assets}: {str(error).splitlines()[0]}") from None
+    asked = (graph.get(key).group_name for key in keys)
+    keys = [
+        key
+        for key, group in zip(keys, asked, strict=True)
+        if group not in ON_REQUEST or key.to_user_string() in assets or group in assets
+    ]
     if not keys:
         known = ", ".join(sorted(key.to_user_string() for key in graph.get_all_asset_keys()))
         raise UserError(f"--assets {assets}: no such asset; there are {known}")
-    return list(keys)
+    return keys
+
+
+def months_of(workspace: Workspace, asset: str, partitions: str | None) -> list[str]:
+    """The partitions A...B of an asset, or all of them.
+
+    Raises:
+        UserError: there is no such asset, or no such partition.
+    """
+    definitions = _definitions(workspace)
+    chosen = _select(definitions, f'key:"{asset}"')
+    first, last = _range(definitions, chosen, partitions).values()
+    partitioned = definitions.resolve_asset_graph().get(chosen[0]).partitions_def
+    assert partitioned is not None
+    keys = partitioned.get_partition_keys()
+    return [*keys[keys.index(first) : keys.index(last) + 1]]
 
 
 def _range(

@@ -75,6 +75,15 @@ class SplitSettings(Strict):
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
+class PredictionSettings(Strict):
+    """Of a partition that `make predict` scores."""
+
+    max_quarantined_share: float = Field(0.01, ge=0, le=1)
+    """of its rows that do not fit the signature; above it the asset's check fails"""
+    max_score_shift: float = Field(0.25, ge=0)
+    """population stability index of its scores against the package's reference; a warning"""
+
+
 class TrainingSettings(Strict):
     """What every training loop has; a team adds its network's settings in a subclass."""
 
@@ -128,6 +137,7 @@ class Settings(Strict, Generic[Training]):
     """where training runs; None: on this machine"""
     tune: SearchSettings | None = None
     """what `make tune` searches"""
+    predictions: PredictionSettings = PredictionSettings()
 
     @field_validator("kubernetes")
     @classmethod

@@ -1,0 +1,185 @@
+"""Scores by a registered version: the asset `predictions`, and what `make predict` calls.
+
+    python -m modelyard.pipeline.batch [--version N] [--partitions A...B]
+    python -m modelyard.pipeline.batch [--version N] --input FILE --output FILE
+
+The rows are checked and scored by `modelyard.serving.batch` in a process of its own, so that
+there is one contract, and nothing of serving in this room.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import polars.selectors as cs
+
+from modelyard.documents import Signature, UserError
+from modelyard.pipeline.assets import Results, partitions_done, partitions_of
+from modelyard.pipeline.batch_checks import CHECKS, checked
+from modelyard.pipeline.challenge import find_champion
+from modelyard.pipeline.registry import fetch, is_registered
+from modelyard.pipeline.settings import PredictionSettings
+from modelyard.pipeline.workspace import Workspace
+
+__all__ = ["ASSET", "CHECKS", "GROUP", "Predict", "predict"]
+
+ASSET = "predictions"
+GROUP = "predictions"
+"""of the asset; `make train` leaves it out"""
+QUARANTINE = "predictions_quarantine"
+COMMAND = (sys.executable, "-m", "modelyard.serving.batch")
+
+
+class Predict(dg.Config):
+    """How the asset is run."""
+
+    version: int = 0
+    """0: the one that serves"""
+
+
+def predict(
+    context: dg.AssetExecutionContext,
+    workspace: Workspace,
+    features: Callable[[pl.LazyFrame], pl.LazyFrame],
+    signature: Signature,
+    settings: PredictionSettings,
+    how: Predict,
+) -> Results:
+    """valid → predictions and their quarantine, and the checks of both, over all partitions.
+
+    Raises:
+        UserError: there is no version to predict with, a partition has no valid rows, or the
+            package does not take what features() gives.
+    """
+    version = choose(workspace, how.version)
+    figures = {}
+    for month in partitions_of(context):
+        counts = _predict(workspace, month, features, signature.target, version)
+        figures[month] = {
+            "dagster/row_count": counts["scored"],
+            "quarantined": counts["quarantined"],
+            "first_reason": counts["reason"],
+            "version": version,
+            "content": counts["content"],
+        }
+    scored = sum(numbers["dagster/row_count"] for numbers in figures.values())
+    text = f"{scored:,} rows of {_span([*figures])} by version {version}"
+    yield partitions_done(context, ASSET, text, figures)
+    package = workspace.registered(version)
+    yield from checked(ASSET, workspace, package, figures, QUARANTINE, settings)
+
+
+def choose(workspace: Workspace, version: int) -> int:
+    """The version, its package at hand; of 0, the champion's (`find_champion`).
+
+    Raises:
+        UserError: there is none, or none of this number.
+    """
+    if not version:
+        champion, why = find_champion(workspace)
+        if champion is None:
+            raise UserError(
+                f"no version to predict with{why}. Run `make train` and `make release`, or "
+                "choose a registered one with VERSION=N"
+            )
+        version = champion
+    if not workspace.registered(version).exists():
+        name = workspace.project()["name"]
+        if not is_registered(workspace, name, version):
+            known = sorted(int(p.name) for p in workspace.registered(1).parent.glob("[1-9]*"))
+            there = f"there are {', '.join(map(str, known))}" if known else "run `make train`"
+            raise UserError(f"version {version} of {name} is not registered; {there}")
+        fetch(workspace, name, version)
+    return version
+
+
+def _predict(
+    workspace: Workspace,
+    month: str,
+    features: Callable[[pl.LazyFrame], pl.LazyFrame],
+    target: str,
+    version: int,
+) -> dict[str, Any]:
+    """One partition; what it was before stays until the new one is whole."""
+    valid = workspace.partition("valid", month)
+    if not valid.exists():
+        raise UserError(f"{month} has no valid rows yet: run `make predict PARTITIONS={month}`")
+    output, quarantine = (workspace.partition(stage, month) for stage in (ASSET, QUARANTINE))
+    for path in (output, quarantine):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    # In the state folder: a temporary one in memory would be as large as the partition.
+    with tempfile.TemporaryDirectory(prefix=".predict-", dir=workspace.state) as folder:
+        rows = Path(folder) / f"{month}.parquet"
+        # What is known afterwards has no place beside a prediction.
+        plan = features(pl.scan_parquet(valid)).select(pl.all().exclude(target))
+        plan.with_columns(cs.float().fill_nan(None)).sink_parquet(rows, engine="streaming")
+        done = subprocess.run(
+            [*COMMAND, workspace.registered(version), rows, output, "--quarantine", quarantine,
+             "--max-quarantined-share", "1", "--json"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ")
+        said = last.replace(str(rows), f"features of {month}")
+        raise UserError(f"{ASSET}: version {version}: {said or 'the process was killed'}")
+    return json.loads(done.stdout)
+
+
+def _span(months: list[str]) -> str:
+    return months[0] + (f" to {months[-1]}" if len(months) > 1 else "")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m modelyard.pipeline.batch",
+        description="Score the months, or a file, by a registered version.",
+    )
+    parser.add_argument("--version", type=int, default=0, help="default: the one that serves")
+    parser.add_argument("--partitions", metavar="A...B", help="months; default: all")
+    parser.add_argument("--input", type=Path, help="a file or folder instead of months")
+    parser.add_argument("--output", type=Path, help="Parquet file")
+    given = parser.parse_args(arguments)
+    workspace = Workspace(Path.cwd())
+    try:
+        if given.input or given.output:
+            return _file(workspace, given)
+        _months(workspace, given.partitions, given.version)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _file(workspace: Workspace, given: argparse.Namespace) -> int:
+    if not (given.input and given.output) or given.partitions:
+        raise UserError("a file is scored with INPUT=… and OUTPUT=…, and without PARTITIONS=…")
+    package = workspace.registered(choose(workspace, given.version))
+    return subprocess.run([*COMMAND, package, given.input, given.output]).returncode
+
+
+def _months(workspace: Workspace, partitions: str | None, version: int) -> None:
+    """Materialise the asset; the data before it, too, where a month has none yet."""
+    from modelyard.pipeline.materialize import alone, materialize, months_of
+
+    os.environ.setdefault("DAGSTER_HOME", str(workspace.root / ".dagster"))
+    with alone(workspace):
+        chosen = months_of(workspace, ASSET, partitions)
+        there = all(workspace.partition("valid", month).exists() for month in chosen)
+        assets = f'key:"{ASSET}"' if there else f'key:"{ASSET}" or +key:"valid"'
+        config = {ASSET: {"version": version}}
+        materialize(workspace, assets, partitions, config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
