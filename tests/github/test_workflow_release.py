@@ -277,6 +277,49 @@ def test_what_is_not_published_is_built(act, repo: Path, registry: str) -> None:
     assert not done.ok and done.failed == ["Build and push the image"]
 
 
+@needs("docker-registry", "skopeo")
+def test_the_bill_of_materials_lies_beside_the_image(
+    act, repo: Path, registry: str, tmp_path: Path
+) -> None:
+    repository = f"{registry}/acme/flight-delay"
+    digest = push_image(act, tmp_path / "image", f"{repository}:1", "tree")
+    bill = '{"bomFormat": "CycloneDX"}'
+
+    def that_step_only(workflow: dict) -> None:
+        job = workflow["jobs"]["image"]
+        (step,) = (s for s in job["steps"] if s.get("name") == "Attach the bill of materials")
+        del step["if"]
+        step["env"] = {"IMAGE": f"{repository}@{digest}", "BENTO": "flight-delay:1"}
+        source = ".modelyard/bentoml/bentos/flight-delay/1/src"
+        built = f"mkdir -p {source} && echo -n '{bill}' > {source}/sbom.cdx.json"
+        workflow["jobs"] = {"image": job | {"steps": [{"run": built}, step], "outputs": {}}}
+        workflow[True if True in workflow else "on"]["workflow_call"].pop("outputs")
+
+    plant(repo, that_step_only)
+    policy = act.home / ".config" / "containers" / "policy.json"  # which GitHub's runners have
+    policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    done = release(act, repo, "")
+    assert done.ok, done.text
+    found = f"docker://{repository}:{digest.replace(':', '-')}.sbom"
+    home = {"HOME": str(act.home)}
+    manifest = json.loads(run("skopeo", "inspect", "--raw", found, cwd=tmp_path, **home))
+    assert manifest["subject"]["digest"] == digest
+    assert manifest["artifactType"] == "application/vnd.cyclonedx+json"
+    image = run("skopeo", "inspect", "--raw", f"docker://{repository}:1", cwd=tmp_path, **home)
+    assert manifest["subject"]["size"] == len(image)
+    run(
+        "skopeo",
+        "--insecure-policy",
+        "copy",
+        found,
+        f"dir:{tmp_path / 'bom'}",
+        cwd=tmp_path,
+        **home,
+    )
+    (layer,) = manifest["layers"]
+    assert (tmp_path / "bom" / layer["digest"].partition(":")[2]).read_text() == bill
+
+
 @needs("skopeo", "openssl")
 def test_a_registry_that_is_not_trusted_is_not_an_empty_one(
     act, repo: Path, tmp_path: Path
