@@ -108,7 +108,7 @@ def test_openapi_describes_the_signature(server: Servers) -> None:
     assert row["example"] == ROW
     assert schemas["Prediction"]["properties"]["class"]["enum"] == ["on time", "late"]
     post = document["paths"]["/predict"]["post"]
-    refusals = {"400", "405", "413", "415", "422", "500", "503", "504"}
+    refusals = {"400", "405", "408", "413", "415", "422", "500", "503", "504"}
     assert {"200", *refusals} == post["responses"].keys()
     assert "retry-after" in post["responses"]["503"]["headers"]
     assert {JSON, ARROW} == post["requestBody"]["content"].keys()

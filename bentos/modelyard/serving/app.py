@@ -23,6 +23,7 @@ from bentoml.images import Image
 
 from modelyard.documents import UserError
 from modelyard.serving import buckets, openapi
+from modelyard.serving.admission import MOST, Admission, most_waiting
 from modelyard.serving.drain import drain_s, on_sigterm
 from modelyard.serving.image import serving_image
 from modelyard.serving.package import Package, find_package
@@ -33,8 +34,12 @@ if TYPE_CHECKING:
     from modelyard.serving.model import Model
     from modelyard.serving.predictor import Predictor
 
-ENVIRONMENT = {"BENTOML_DO_NOT_TRACK": "True"}
-"""of the image"""
+ENVIRONMENT = {
+    "BENTOML_DO_NOT_TRACK": "True",
+    # Arrow's own allocators keep what was freed; this one gives it back (see `memory`).
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
+"""of the workers and of the image"""
 FLUSH_S = 1.0
 """between two times that the metrics' files get what was counted"""
 TIMEOUT_S = 60
@@ -52,14 +57,15 @@ class ModelService:
     """rows in one request"""
     max_bytes: ClassVar[int] = 16 * 2**20
     """bytes in one request"""
-    max_waiting: int = 128
-    """requests of one worker that may wait; `traffic={"max_concurrency": …}` sets it, too"""
+    max_waiting: int | None = None
+    """requests of one worker that may wait; `traffic={"max_concurrency": …}` sets it, too.
+    None: what is answered in 10 ms, from 16 to 128; 128 where `predict` is overridden"""
     package: ClassVar[Package]
 
     def __init__(self) -> None:
         self.problem = "the model is being loaded"
-        self.waiting = 0
         self.draining = False
+        self.admission = Admission(self.max_waiting or MOST)
         self.version_header = (b"x-model-version", str(self.package.version).encode())
         self.predictor: Predictor | None = None
 
@@ -84,10 +90,6 @@ class ModelService:
 
         config = self.bento_service.config  # pyrefly: ignore[missing-attribute]
         traffic = config.get("traffic") or {}
-        if most := traffic.get("max_concurrency"):
-            workers = config["workers"]
-            count = workers if isinstance(workers, int) else os.cpu_count() or 1
-            self.max_waiting = math.ceil(most / count)
         code = None if type(self).predict is ModelService.predict else self.predict
         try:
             drain = drain_s()
@@ -98,6 +100,12 @@ class ModelService:
             self.problem = str(error)
             logger.error("not ready, and will not be: %s", error)
             return
+        if most := traffic.get("max_concurrency"):
+            workers = config["workers"]
+            count = workers if isinstance(workers, int) else os.cpu_count() or 1
+            self.admission.most = math.ceil(most / count)
+        elif not self.max_waiting and not code:
+            self.admission.most = most_waiting(self.predictor.row_s)
         sys.setswitchinterval(SWITCH_S)
         self._flusher = asyncio.create_task(self._flush())
         on_sigterm(self._drain, drain)
@@ -147,7 +155,7 @@ class ModelService:
     def flush_metrics(self) -> None:
         """Give Prometheus what was counted since the last time."""
         if self.predictor:
-            self.predictor.metrics.flush(self.waiting)
+            self.predictor.metrics.flush(self.admission.waiting)
 
     async def _flush(self) -> None:
         while True:
@@ -217,14 +225,17 @@ class _Service(bentoml.Service):
         Middleware that a team asked for (its own, CORS, access log, tracing that samples)
         holds for the model's routes, too.
         """
-        from modelyard.serving.door import App, Door, Routes
+        from modelyard.serving.door import App, Door, Routes, refusal
+        from modelyard.serving.protocol import refuse_early
 
         app: Any = super().to_asgi(is_main)
         prefix = (self.path_prefix or "").rstrip("/")
         routes: App = Routes(prefix)
-        for middleware in reversed(app.user_middleware):
-            if _asked_for(middleware.cls):
-                routes = middleware.cls(routes, *middleware.args, **middleware.kwargs)
+        asked = [middleware for middleware in app.user_middleware if _asked_for(middleware.cls)]
+        for middleware in reversed(asked):
+            routes = middleware.cls(routes, *middleware.args, **middleware.kwargs)
+        if not asked:  # which would miss the refusals
+            refuse_early(f"{prefix}/predict", refusal)
         return Door(app, routes, prefix)
 
     @property

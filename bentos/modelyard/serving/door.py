@@ -5,6 +5,7 @@ request of these two routes does not pass through it. What it would have done fo
 done here: metrics, readiness, a bound on what waits. All else is BentoML's.
 """
 
+import asyncio
 import logging
 import os
 import time
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import bentoml
 from pydantic_core import to_json
 
+from modelyard.serving.admission import MOST_BUFFERED, Admission
 from modelyard.serving.encoding import RowError
 from modelyard.serving.parsing import JSON, Refusal
 
@@ -26,6 +28,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 RETRY_AFTER_S = 1
+BODY_S = 60
+"""that a body may take to come"""
 
 logger = logging.getLogger("bentoml.modelyard")
 
@@ -59,14 +63,13 @@ class Routes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
         service = _service()
-        kind, request_id = JSON, ""
+        kind, given = JSON, b""
         for name, value in scope["headers"]:
             if name == b"content-type":
                 kind = value.decode("latin-1").partition(";")[0].strip().lower()
             elif name == b"x-request-id":
-                request_id = value.decode("latin-1")
-        if not (0 < len(request_id) <= 128 and request_id.isascii() and request_id.isprintable()):
-            request_id = os.urandom(16).hex()
+                given = value
+        request_id = _request_id(given)
         predict, status = scope["path"] == self._predict, 200
         headers = [(b"x-request-id", request_id.encode()), service.version_header]
         if service.draining:
@@ -96,10 +99,40 @@ class Routes:
 
 
 class Overload(Refusal):
-    """More requests wait than may; a client may try again."""
+    """More waits than may; a client may try again."""
 
     def __init__(self, waiting: int) -> None:
         super().__init__(503, f"overloaded: {waiting} requests wait; try again")
+
+
+def refusal(headers: list[tuple[bytes, bytes]]) -> bytes | None:
+    """All of the answer to a request for predictions with these headers, if it finds no place.
+
+    It is what `Routes` would send, for a fifth of the time.
+    """
+    service = _service()
+    if service.predictor is None or service.problem or service.draining:
+        return None
+    size, given = 0, b""
+    for name, value in headers:
+        if name == b"content-length":
+            size = int(value)
+        elif name == b"x-request-id":
+            given = value
+    if not service.admission.full(size):
+        service.admission.expect(size)
+        return None
+    service.predictor.metrics.answered(503, 0.0)
+    body = _error(str(Overload(service.admission.waiting)))
+    lines = (
+        b"HTTP/1.1 503 Service Unavailable",
+        b"x-request-id: " + _request_id(given).encode(),
+        b"%s: %s" % service.version_header,
+        b"retry-after: %d" % RETRY_AFTER_S,
+        b"content-type: " + JSON.encode(),
+        b"content-length: %d" % len(body),
+    )
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 async def _predictions(
@@ -112,35 +145,57 @@ async def _predictions(
     """
     if service.predictor is None or service.problem:
         raise Refusal(503, f"not ready: {service.problem}")
+    admission = service.admission
     # Before its body is read, too: what is refused shall cost little.
-    _admit(service)
+    _admit(admission, 0)
     message = await receive()
     body = message.get("body", b"")
     if message.get("more_body") or len(body) > service.max_bytes:
-        body = await _rest(body, message, receive, service.max_bytes)
-    _admit(service)
-    service.waiting += 1
+        body = await _rest(body, message, receive, service)
+    _admit(admission, len(body))
+    admission.enter(len(body))
     try:
         return await service.predictor.answer(kind, body, request_id)
     finally:
-        service.waiting -= 1
+        admission.leave(len(body))
 
 
-def _admit(service: "ModelService") -> None:
-    if service.waiting >= service.max_waiting:
-        raise Overload(service.waiting)
+def _admit(admission: Admission, size: int) -> None:
+    if admission.full(size):
+        raise Overload(admission.waiting)
 
 
-async def _rest(body: bytes, message: dict[str, Any], receive: Receive, most: int) -> bytes:
-    content = bytearray(body)
-    while message.get("more_body") and len(content) <= most:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Refusal(400, "the client went away before the end of the body")
-        content += message.get("body", b"")
-    if len(content) > most:
-        raise Refusal(413, f"the body has more than {most} bytes; send less rows")
+async def _rest(
+    body: bytes, message: dict[str, Any], receive: Receive, service: "ModelService"
+) -> bytes:
+    """The whole of a body that comes in parts. Meanwhile it holds no place, but memory."""
+    content, admission = bytearray(body), service.admission
+    admission.buffered += len(content)
+    try:
+        async with asyncio.timeout(BODY_S):
+            while message.get("more_body") and len(content) <= service.max_bytes:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refusal(400, "the client went away before the end of the body")
+                part = message.get("body", b"")
+                admission.buffered += len(part)
+                content += part
+                if admission.buffered > MOST_BUFFERED:
+                    raise Overload(admission.waiting)
+    except TimeoutError:
+        raise Refusal(408, f"the body was not all there after {BODY_S} s") from None
+    finally:
+        admission.buffered -= len(content)
+    if len(content) > service.max_bytes:
+        raise Refusal(413, f"the body has more than {service.max_bytes} bytes; send less rows")
     return bytes(content)
+
+
+def _request_id(given: bytes) -> str:
+    """The client's, where it can be logged and echoed; else one of our own."""
+    if 0 < len(given) <= 128 and given.isascii() and (text := given.decode()).isprintable():
+        return text
+    return os.urandom(16).hex()
 
 
 async def _send(

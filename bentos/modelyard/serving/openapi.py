@@ -21,6 +21,7 @@ HEADERS = {
 REFUSALS = {
     "400": "The body is not of its content type, or has neither `rows` nor `columns`.",
     "405": "The route takes another method.",
+    "408": "The body was not all there after a minute.",
     "413": "Too many bytes or rows.",
     "415": "The content type is neither JSON nor an Arrow stream.",
     "422": "A row does not fit the signature; `errors` names row and field.",

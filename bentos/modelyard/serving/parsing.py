@@ -6,7 +6,7 @@ which field of which row.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from operator import attrgetter
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -98,11 +98,8 @@ class Parser:
         if not 0 < count <= self.max_rows or body.count(b":") != 1 + count * self._width:
             return None
         numbers = np.array([*map(self._numbers, rows)], dtype=np.float32)
-        codes = [
-            [table.get(value, 0) for table, value in zip(self._codes, values, strict=True)]
-            for values in map(self._categories, rows)
-        ]
-        return Inputs(numbers, np.array(codes, dtype=np.int64), "rows", body)
+        columns = zip(*map(self._categories, rows), strict=True)
+        return Inputs(numbers, self._encoded(count, columns), "rows", body)
 
     def _parse_columns(self, body: bytes) -> Inputs | None:
         try:
@@ -116,13 +113,19 @@ class Parser:
             return None
         if body.count(b":") != 1 + self._width:
             return None
-        codes = np.empty((count, len(categories)), dtype=np.int64)
-        for place, (table, column) in enumerate(zip(self._codes, categories, strict=True)):
-            codes[:, place] = [table.get(value, 0) for value in column]
         values = np.empty((count, len(numbers)), dtype=np.float32)
         for place, column in enumerate(numbers):
             values[:, place] = np.array(column, dtype=np.float32)  # None becomes NaN
-        return Inputs(values, codes, "columns", body)
+        return Inputs(values, self._encoded(count, categories), "columns", body)
+
+    def _encoded(self, count: int, categories: Iterable[Collection[Any]]) -> np.ndarray:
+        """int64 [N, c] of columns of values."""
+        codes = [
+            [table.get(value, 0) for value in column]
+            for table, column in zip(self._codes, categories, strict=True)
+        ]
+        whole = np.array(codes, dtype=np.int64).reshape(len(codes), count)
+        return np.ascontiguousarray(whole.T)
 
     def _explain(self, body: bytes) -> Inputs:
         """Parse slowly, to say what is wrong; it may also be right, but unusual.

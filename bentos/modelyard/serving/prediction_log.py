@@ -1,12 +1,14 @@
 """What was asked and answered, as Parquet files, written beside the requests, not within them."""
 
 import io
+import itertools
 import logging
+import operator
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from pydantic_core import from_json
 
 from modelyard.documents import Signature, UserError
 from modelyard.documents.signature import Number
+from modelyard.serving import memory
 from modelyard.serving.parsing import Form
 
 CAPACITY = 100_000
@@ -26,6 +29,8 @@ CAPACITY = 100_000
 CAPACITY_BYTES = 64 * 2**20
 """of the bodies that may wait"""
 FILE_ROWS = 50_000
+TABLE_BYTES = 2 * 2**20
+"""of the bodies that become a table at once, which takes a few times their memory"""
 FLUSH_S = 10.0
 TABLE_S = 0.25
 """seconds between two turns of the writer, which makes a table of what has come meanwhile"""
@@ -114,17 +119,27 @@ class PredictionLog:
         while True:
             closed = self._closed.wait(min(TABLE_S, self._flush_s))
             with self._lock:
-                entries, self._waiting, self._rows, self._bytes = self._waiting, [], 0, 0
+                entries, size, self._waiting = self._waiting, self._bytes, []
+                self._rows = self._bytes = 0
             if entries and not tables:
                 since = time.monotonic()
-            tables += self._attempt(entries, lambda e=entries: [self._tables.make(e)])
-            rows = sum(table.num_rows for table in tables)
-            due = time.monotonic() - since >= self._flush_s - TABLE_S
-            if tables and (closed or due or rows >= FILE_ROWS):
-                whole, tables = pa.concat_tables(tables), []
-                self._attempt(whole, lambda w=whole: self._files.write(w))
+            for some in _portions(entries, size):
+                tables += self._attempt(some, lambda s=some: [self._tables.make(s)])
+                if sum(table.num_rows for table in tables) >= FILE_ROWS:
+                    self._write(tables)
+            if closed or time.monotonic() - since >= self._flush_s - TABLE_S:
+                self._write(tables)
             if closed:
                 return
+
+    def _write(self, tables: list[pa.Table]) -> None:
+        """One file of all, which are let go."""
+        if tables:
+            whole = pa.concat_tables(tables)
+            tables.clear()
+            self._attempt(whole, lambda: self._files.write(whole))
+            del whole
+            memory.give_back()
 
     def _attempt(self, rows: Any, work: Callable[[], Any]) -> Any:
         """What `work` gives, or nothing where it fails: the rows are counted as lost."""
@@ -141,6 +156,23 @@ class PredictionLog:
                 logger.error("prediction log %s: rows are lost: %s", self._files.place, error)
             self._failing = True
             return []
+
+
+_form, _body = operator.attrgetter("form"), operator.attrgetter("body")
+
+
+def _portions(entries: list[Entry], size: int) -> Iterator[list[Entry]]:
+    """The same in order, in lists of about `TABLE_BYTES`, which are let go one by one."""
+    if size <= TABLE_BYTES:
+        yield entries
+        return
+    entries.reverse()
+    while entries:
+        some, size = [], 0
+        while entries and size < TABLE_BYTES:
+            some.append(entries.pop())
+            size += len(some[-1].body)
+        yield some
 
 
 class _Tables:
@@ -165,43 +197,45 @@ class _Tables:
 
     def make(self, entries: list[Entry]) -> pa.Table:
         """The rows of all entries; requests of one form after those of another."""
-        entries = sorted(entries, key=lambda entry: entry.form)  # stable: by time within a form
-        lengths = np.array([len(entry.scores) for entry in entries])
-        scores = np.concatenate([entry.scores for entry in entries]).astype(np.float64)
+        # What is done for each entry keeps the requests waiting for Python's lock: as
+        # little as can be, and in C. What Arrow does for all of them does not.
+        if len({entry.form for entry in entries}) > 1:
+            entries = sorted(entries, key=_form)  # stable: by time within a form
+        times, ids, _, _, each, told = zip(*entries, strict=True)
+        lengths = np.fromiter(map(len, each), np.int64, len(each))
+        scores = np.concatenate(each).astype(np.float64)
         inputs = pa.concat_arrays(
             [
                 array
-                for form in ("arrow", "columns", "rows")
-                if (own := [entry.body for entry in entries if entry.form == form])
-                for array in self._inputs(form, own)
+                for form, own in itertools.groupby(entries, _form)
+                for array in self._inputs(form, [*map(_body, own)])
             ]
         )
         ends = np.cumsum(lengths)
         columns: dict[str, Any] = {
-            "time": np.repeat([entry.time for entry in entries], lengths),
-            "request_id": pa.array([entry.request_id for entry in entries]).take(
-                pa.array(np.repeat(np.arange(len(entries)), lengths))
-            ),
+            "time": np.repeat(times, lengths),
+            "request_id": pa.array(ids).take(pa.array(np.repeat(np.arange(len(ids)), lengths))),
             "version": np.full(ends[-1], self._version, dtype=np.int64),
             "row": (np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)).astype(np.int32),
             "inputs": inputs,
             "score": pa.array(list(scores), self._scores) if scores.ndim > 1 else scores,
         }
         if self._classes:
-            columns["class"] = self._class(entries, scores)
+            columns["class"] = self._class(told, ends, scores)
         return pa.table(columns)
 
-    def _class(self, entries: list[Entry], scores: np.ndarray) -> pa.Array:
+    def _class(
+        self, told: tuple[list[str] | None, ...], ends: np.ndarray, scores: np.ndarray
+    ) -> pa.Array:
         codes = (scores >= 0.5) if scores.ndim == 1 else scores.argmax(axis=1)
         names = pa.array(self._classes).take(pa.array(codes.astype(np.int64)))
-        if all(entry.classes is None for entry in entries):
+        if set(map(type, told)) == {type(None)}:
             return names
-        told, start = names.to_pylist(), 0
-        for entry in entries:
-            if entry.classes is not None:
-                told[start : start + len(entry.scores)] = entry.classes
-            start += len(entry.scores)
-        return pa.array(told, pa.string())
+        listed = names.to_pylist()
+        for classes, end in zip(told, ends.tolist(), strict=True):
+            if classes is not None:
+                listed[end - len(classes) : end] = classes
+        return pa.array(listed, pa.string())
 
     def _inputs(self, form: Form, bodies: list[bytes]) -> list[pa.Array]:
         """Struct arrays of the rows of bodies that fit the signature."""
@@ -211,7 +245,9 @@ class _Tables:
                 for body in bodies
                 for batch in pa.ipc.open_stream(body).read_all().select(self._names).to_batches()
             ]
-        lines = b"\n".join(body.replace(b"\n", b" ").replace(b"\r", b" ") for body in bodies)
+        lines = b"\n".join(bodies)
+        if lines.count(b"\n") >= len(bodies) or b"\r" in lines:  # a body may have lines of its own
+            lines = b"\n".join(b.replace(b"\n", b" ").replace(b"\r", b" ") for b in bodies)
         try:
             table = pa.json.read_json(
                 io.BytesIO(lines),

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic_core import to_json
 
 from modelyard.documents import UserError
-from modelyard.serving import arrow
+from modelyard.serving import arrow, memory
 from modelyard.serving.batching import Batcher
 from modelyard.serving.metrics import Metrics
 from modelyard.serving.model import Model
@@ -45,6 +45,7 @@ class Predictor:
         Raises:
             UserError: the package is not fit to serve, or a setting is wrong.
         """
+        memory.keep_pandas_out()
         signature = package.signature
         self.model = Model(package.path)
         self.metrics = Metrics(
@@ -55,9 +56,8 @@ class Predictor:
         self._code, self._timeout_s = code, timeout_s
         # One thread: a team's code that is not async need not be thread-safe.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
-        self._batcher = Batcher(
-            self.model.graph, _seconds_a_row(self.model), self._thread, self.metrics
-        )
+        self.row_s = _seconds_a_row(self.model)
+        self._batcher = Batcher(self.model.graph, self.row_s, self._thread, self.metrics)
         place = os.environ.get("MODELYARD_PREDICTION_LOG")
         self._log = (
             PredictionLog(place, package.version, signature, self.metrics.lost, _flush_s())

@@ -1,0 +1,64 @@
+"""uvicorn's HTTP protocol, which refuses what finds no place before it makes a task of it.
+
+Under overload most of a worker's time would else go into refusing.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn.config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+Refuse = Callable[[list[tuple[bytes, bytes]]], bytes | None]
+"""headers of a request that has just been read → the whole answer, if it finds no place"""
+
+
+def refuse_early(path: str, refuse: Refuse) -> None:
+    """Have uvicorn, when it starts in this process, ask `refuse` before `POST path`.
+
+    It has no setting for the protocol that BentoML would pass on; this is the table that
+    `http="auto"` is looked up in.
+    """
+    named = {"_path": path.encode(), "_refuse": staticmethod(refuse)}
+    protocol: Any = type("Protocol", (_Protocol,), named)
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = protocol
+
+
+class _Answered:
+    """In place of the cycle of a request that was answered without one: its body is let go."""
+
+    response_complete = True
+    message_event = asyncio.Event()
+
+
+class _Protocol(HttpToolsProtocol):
+    _path: bytes
+    _refuse: Refuse
+
+    def on_headers_complete(self) -> None:
+        if self._may_answer():
+            answer = self._refuse(self.headers)
+            if answer is not None:
+                self.transport.write(answer)
+                self.cycle = _Answered  # pyrefly: ignore[bad-assignment]
+                return
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if self.cycle is _Answered:
+            self.on_response_complete()  # the next request, or the time limit until it comes
+        else:
+            super().on_message_complete()
+
+    def _may_answer(self) -> bool:
+        """Whether this is a plain request of the path, and its connection's only one."""
+        return (
+            self.url == self._path
+            and self.parser.get_method() == b"POST"
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.expect_100_continue
+            and not self.parser.should_upgrade()
+            and self.parser.should_keep_alive()
+            and self.parser.get_http_version() == "1.1"
+        )
