@@ -13,12 +13,14 @@ import json
 import shutil
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from modelyard.documents import Signature, UserError
+from modelyard.pipeline.job import Epoch, Messages
 from modelyard.pipeline.search import SearchSettings
 from modelyard.pipeline.settings import TrainingSettings
 
@@ -59,6 +61,11 @@ class Spec(BaseModel):
         return getattr(importlib.import_module(module), name).model_validate(self.training)
 
 
+def shown(values: dict[str, Any]) -> str:
+    """Settings in a line."""
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in values.items())
+
+
 class TrialFailed(Exception):
     """Of a training that failed by itself: another configuration may do better."""
 
@@ -73,11 +80,14 @@ def open_study(spec: Spec, worker: int = 0) -> "Study":
     from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Of signs of life: the version of Optuna is pinned, so nothing changes under us.
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     wait = {"connect_args": {"timeout": 60}} if spec.storage.startswith("sqlite") else {}
+    again = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=3)
     try:
         storage = optuna.storages.RDBStorage(
             spec.storage, engine_kwargs=wait, heartbeat_interval=BEAT, grace_period=4 * BEAT,
-            failed_trial_callback=optuna.storages.RetryFailedTrialCallback(max_retry=3),
+            heartbeat_stale_trial_callback=again,
         )  # fmt: skip
         sampler = optuna.samplers.TPESampler(
             seed=spec.base().seed * 1000 + worker, constant_liar=True
@@ -157,7 +167,7 @@ class Training:
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
         self._folder = folder / digest
         self._reports = folder / f"{digest}.jsonl"
-        self._read = 0
+        self._messages = Messages(self._reports)
 
     def run(self) -> float:
         """The lowest validation loss of an epoch.
@@ -173,41 +183,37 @@ class Training:
         prepare(spec.module, self._folder, settings, spec.signature, spec.train, spec.validation)
         self._reports.write_text("")
         launcher = TorchLauncher(threads=spec.threads)
-        self._say(f"begins with {self._trial.user_attrs[VALUES]}")
+        self._say(f"begins with {shown(self._trial.user_attrs[VALUES])}")
         try:
             code = launcher.torchrun(spec.module, self._folder, settings, self._pipes(), self._hear)
             if code:
                 self._trial.set_user_attr("error", failure(self._folder))
                 self._say(failure(self._folder))
                 raise TrialFailed
-            loss = read_history(self._folder).best_validation_loss
+            history = read_history(self._folder)
         except KeyboardInterrupt:
             raise  # the checkpoint stays
         except BaseException:
             self._clear()
             raise
         self._clear()
-        self._say(f"ends with validation loss {loss:.4f}")
-        return loss
+        best, epochs = history.best_validation_loss, len(history.epochs)
+        self._say(f"ends with validation loss {best:.4f} in epoch {history.best_epoch} of {epochs}")
+        return best
 
     def _hear(self, line: str) -> None:
         """Called for each line that the ranks print; epochs come by Dagster Pipes's protocol."""
         from optuna import TrialPruned
 
-        if not line.startswith("epoch"):
+        if not line.startswith(("epoch", "best epoch")):
             self._say(line.strip())
-        with self._reports.open() as file:
-            file.seek(self._read)
-            new = file.read()
-        whole = new[: new.rfind("\n") + 1]
-        self._read += len(whole)
-        for message in map(json.loads, whole.splitlines()):
-            epoch = ((message.get("params") or {}).get("payload") or {}).get("epoch")
-            if not epoch:
+        for message in self._messages.new():
+            if "epoch" not in message:
                 continue
-            self._trial.report(epoch["validation_loss"], epoch["epoch"])
+            epoch = Epoch.model_validate(message["epoch"])
+            self._trial.report(epoch.validation_loss, epoch.epoch)
             if self._trial.should_prune():
-                self._say(f"stopped after epoch {epoch['epoch']}: worse than the others were")
+                self._say(f"stopped after epoch {epoch.epoch}: worse than the others were")
                 raise TrialPruned
 
     def _pipes(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,15 +28,19 @@ from modelyard.pipeline.rewrite import changed
 from modelyard.pipeline.search import SearchSettings
 from modelyard.pipeline.settings import Settings, TrainingSettings
 from modelyard.pipeline.study import SPEC, VALUES, Spec, counted, open_study
+from modelyard.pipeline.study_pictures import draw
 from modelyard.pipeline.workspace import Workspace, replaced
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.trial import FrozenTrial
 
 ASSET = "best_configuration"
 GROUP = "search"
 """of the asset; `make train` leaves it out"""
 BEST = "best.json"
+POLL = 0.5
+"""seconds between two looks at the study"""
 STORAGE = "OPTUNA_STORAGE"
 """environment variable: the URL of a database that several machines share"""
 
@@ -78,8 +83,9 @@ def search(
     own.mkdir(parents=True, exist_ok=True)
     with replaced(own / SPEC) as new:
         new.write_text(spec.model_dump_json(by_alias=True))
-    _run_workers(own, min(how.workers, max(0, spec.trials - before)))
-    return _report(folder, study)
+    _run_workers(spec, study, own, min(how.workers, max(0, spec.trials - before)))
+    now = given.training.model_dump(mode="json")
+    return _report(folder, study, {name: now[name] for name in given.tune.space})
 
 
 def describe(
@@ -114,32 +120,76 @@ def describe(
     )  # fmt: skip
 
 
-def _run_workers(folder: Path, workers: int) -> None:
+def _run_workers(spec: Spec, study: "Study", folder: Path, workers: int) -> None:
     """Raises UserError with what a worker said before it failed."""
     command = [sys.executable, "-m", "modelyard.pipeline.study", str(folder)]
-    running = [
-        subprocess.Popen(
-            [*command, str(number)], stderr=subprocess.PIPE, text=True,
-            start_new_session=True,  # so that Ctrl-C is ours to pass on, once
-        )
-        for number in range(1, workers + 1)
-    ]  # fmt: skip
+    progress = Progress(spec, study)
+    errors = [folder / f"worker-{number}.txt" for number in range(1, workers + 1)]
+    running = []
     try:
-        said = [worker.communicate()[1] for worker in running]
+        for number, path in enumerate(errors, start=1):
+            with path.open("w") as file:
+                running.append(
+                    subprocess.Popen(
+                        [*command, str(number)], stderr=file,
+                        start_new_session=True,  # so that Ctrl-C is ours to pass on, once
+                    )
+                )  # fmt: skip
+        while any(worker.poll() is None for worker in running):
+            time.sleep(POLL)
+            progress.look()
     finally:
         for worker in running:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGINT)
         for worker in running:
             worker.wait()
-    for worker, text in zip(running, said, strict=True):
+    for worker, path in zip(running, errors, strict=True):
         if worker.returncode:
-            (folder / "error.txt").write_text(text)
-            last = text.strip().rpartition("\n")[2].removeprefix("error: ")
-            raise UserError(f"tune: {last or 'a worker was killed'}; see {folder / 'error.txt'}")
+            last = path.read_text().strip().rpartition("\n")[2].removeprefix("error: ")
+            raise UserError(f"tune: {last or 'a worker was killed'}; see {path}")
 
 
-def _report(folder: Path, study: "Study") -> dg.MaterializeResult:
+class Progress:
+    """How far a study is, in the terminal and as observations of the Dagster asset."""
+
+    def __init__(self, spec: Spec, study: "Study") -> None:
+        self._spec, self._study = spec, study
+        self._began, self._seen = time.monotonic(), {trial.number for trial in _ended(study)}
+        self._before = len(self._seen)
+        try:
+            self._context = dg.AssetExecutionContext.get()
+        except dg.DagsterInvariantViolationError:  # called outside of a run
+            self._context = None
+
+    def look(self) -> None:
+        """Tell of the trials that have ended since the last look."""
+        new = [trial for trial in _ended(self._study) if trial.number not in self._seen]
+        if not new:
+            return
+        self._seen.update(trial.number for trial in new)
+        for trial in new:
+            if trial.value is not None and self._context:
+                figures = {"trial": trial.number, "validation_loss": trial.value}
+                self._context.log_event(dg.AssetObservation(ASSET, metadata=figures))
+        wanted, done = self._spec.trials, len(self._seen)
+        text = f"{done} of {max(wanted, done)} trials done"
+        if any(trial.value is not None for trial in _ended(self._study)):
+            best = self._study.best_trial
+            text += f", the best {best.value:.4f} in trial {best.number}"
+        pace = (time.monotonic() - self._began) / (done - self._before)
+        if (left := (wanted - done) * pace) > 0:
+            text += f"; {left / 60:.0f} min left" if left > 90 else f"; {left:.0f} s left"
+        print(f"  {text}", flush=True)
+
+
+def _ended(study: "Study") -> "list[FrozenTrial]":
+    """The trials that count: whole ones, and those that were stopped as worse than others."""
+    states = ("COMPLETE", "PRUNED")
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in states]
+
+
+def _report(folder: Path, study: "Study", current: dict[str, Any]) -> dg.MaterializeResult:
     from optuna.trial import TrialState
 
     complete = study.get_trials(states=(TrialState.COMPLETE,))
@@ -154,15 +204,18 @@ def _report(folder: Path, study: "Study") -> dg.MaterializeResult:
     }
     with replaced(folder / BEST) as new:
         new.write_text(json.dumps(found, indent=1) + "\n")
-    draw(study, folder)
+    draw(study, folder, current)
     pruned = counted(study, "PRUNED")
+    now = next((t.value for t in complete if t.user_attrs[VALUES] == current), None)
     text = (
         f"validation loss {best.value:.4f} in trial {best.number} of {len(complete)} whole "
-        f"and {pruned} stopped ones; pictures in {folder}"
+        f"and {pruned} stopped ones"
+        + (f"; {now:.4f} with config.yaml as it is" if now is not None else "")
     )
     return done(
         ASSET, text, validation_loss=best.value, study=study.study_name,
         values=dg.MetadataValue.json(found["values"]), trials=table(_trials(study)),
+        pictures=dg.MetadataValue.path(folder),
     )  # fmt: skip
 
 
@@ -172,7 +225,7 @@ def _trials(study: "Study") -> Any:
     rows = [
         {
             "trial": trial.number,
-            "state": trial.state.name.lower(),
+            "state": _state(trial),
             "validation_loss": trial.value,
             "epochs": len(trial.intermediate_values),
             "values": json.dumps(trial.user_attrs.get(VALUES, {})),
@@ -182,38 +235,10 @@ def _trials(study: "Study") -> Any:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def draw(study: "Study", folder: Path) -> None:
-    """history.png, epochs.png, slices.png and, from ten whole trials on, importances.png."""
-    import warnings
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from optuna.exceptions import ExperimentalWarning
-    from optuna.visualization import matplotlib as plots
-
-    wanted = {
-        "history": plots.plot_optimization_history,
-        "epochs": plots.plot_intermediate_values,
-        "slices": plots.plot_slice,
-    }
-    if counted(study, "COMPLETE") >= 10:
-        wanted["importances"] = plots.plot_param_importances
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        for name, plot in wanted.items():
-            plot(study)
-            figure = plt.gcf()
-            figure.set_size_inches(10, 5)
-            for axes in figure.axes:
-                if axes.get_ylabel() in ("Objective Value", "Intermediate Value"):
-                    axes.set_ylabel("validation loss")
-                if (legend := axes.get_legend()) and name != "history":
-                    legend.remove()  # a line for each trial
-            with replaced(folder / f"{name}.png") as new:
-                figure.savefig(new, format="png", dpi=120, bbox_inches="tight")
-            plt.close("all")
+def _state(trial: "FrozenTrial") -> str:
+    if trial.state.name == "FAIL":
+        return "failed" if "error" in trial.user_attrs else "interrupted"
+    return {"COMPLETE": "whole", "PRUNED": "stopped"}.get(trial.state.name, "running")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
