@@ -7,6 +7,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from traceback import extract_tb, format_exception
 from typing import Any, Self
@@ -134,7 +135,8 @@ class Messages:
             text = file.read()
         whole = text[: text.rfind("\n") + 1]
         self._read += len(whole.encode())
-        for message in map(json.loads, whole.splitlines()):
-            payload = (message.get("params") or {}).get("payload")
-            if isinstance(payload, dict):
-                yield payload
+        for line in whole.splitlines():
+            with suppress(ValueError):  # torn by a full disk
+                payload = (json.loads(line).get("params") or {}).get("payload")
+                if isinstance(payload, dict):
+                    yield payload

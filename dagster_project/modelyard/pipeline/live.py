@@ -74,7 +74,9 @@ class Follower(threading.Thread):
         self._context, self._workspace, self._messages = context, workspace, messages
         self._ended = threading.Event()
         wanted = os.environ.get(tracking.SWITCH) != "off"
-        self._writer = Writer(workspace, settings, context.run.run_id, self._warn) if wanted else None
+        self._writer = (
+            Writer(workspace, settings, context.run.run_id, self._warn) if wanted else None
+        )
 
     def run(self) -> None:
         try:

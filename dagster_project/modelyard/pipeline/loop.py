@@ -164,6 +164,7 @@ class Progress:
         tensors, values = self._state()
         progress = {
             "epoch": self.epoch, "step": self.step, "ranks": run.ranks, "total": total,
+            "device": run.device.type,
             "seconds": self._seconds + now - self._began,
             "best_epoch": self.best_epoch, "best_loss": self.best_loss,
             "finished": [epoch.model_dump() for epoch in self.finished],
@@ -197,7 +198,8 @@ class Progress:
         if progress["best_epoch"]:
             self.best = {k: v.detach().clone() for k, v in self._network.state_dict().items()}
         tensors, values = self._state()
-        same = progress["ranks"] == run.ranks
+        # Another device draws other numbers, and keeps its state in another shape.
+        same = progress["ranks"] == run.ranks and progress.get("device", "cpu") == run.device.type
         if same:
             tensors["random"] = {str(run.rank): _random_state(run.device)}
         checkpoint.read(path, tensors, run.control)

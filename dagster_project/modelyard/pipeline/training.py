@@ -39,6 +39,9 @@ Settings = TypeVar("Settings", bound=TrainingSettings)
 
 PATIENCE = timedelta(minutes=2)
 """how long a rank waits for the others before it gives up"""
+KEPT: list[Any] = []
+"""Process groups until the rank is gone: gloo's end, when Python counts its last reference, waits
+for a thread that waits for Python (torch 2.13, ProcessGroupGloo::~ProcessGroupGloo)."""
 
 
 def start(main: Callable[[], None]) -> None:
@@ -58,12 +61,18 @@ def session(settings: type[Settings]) -> "Iterator[Run[Settings]]":
     own = settings.model_validate(job.settings)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     device = _device(own.device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    cuda = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if cuda else "gloo", timeout=PATIENCE, device_id=device if cuda else None
+    )
     try:
         run = Run(folder, own, job.signature, device)
+        KEPT.extend([dist.group.WORLD, run.control])
         signal.signal(signal.SIGTERM, run.stop)
         torch.manual_seed(own.seed)
         run.pipes = _pipes(run.rank)
+        if gpus := _idle_gpus(own.device, device):
+            run.warn(f"{gpus} GPUs are too few for {run.ranks} ranks, which train on the CPU")
         yield run
         if run.pipes:
             run.pipes.close()  # not after a failure: rank 0 may be started again
@@ -86,6 +95,12 @@ def _device(wanted: str) -> torch.device:
     device = torch.device("cuda", local)
     torch.cuda.set_device(device)
     return device
+
+
+def _idle_gpus(wanted: str, device: torch.device) -> int:
+    """The GPUs that rank 0 sees and nobody uses, because there are fewer than ranks."""
+    first = os.environ.get("RANK") == "0"
+    return torch.cuda.device_count() if first and wanted == "auto" and device.type == "cpu" else 0
 
 
 def _pipes(rank: int) -> Any:
