@@ -45,7 +45,7 @@ def fault(run, network):
         if FAULT == "told to stop":
             os.kill(os.getpid(), signal.SIGTERM)
     if FAULT == "stopped" and run.rank == 0:
-        os.kill(os.getppid(), signal.SIGTERM)
+        os.kill(os.getpgrp(), signal.SIGTERM)  # torchrun's
     if FAULT == "nan":
         with torch.no_grad():
             next(network.parameters()).fill_(float("nan"))
@@ -139,6 +139,10 @@ def train(
 
 
 def running(folder: Path) -> list[str]:
-    """Command lines of ranks that are still there."""
-    lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
-    return [line for line in lines if str(folder / "work") in line]
+    """Command lines of torchrun and its ranks that are still there, by what their path holds."""
+    found = psutil.process_iter(["cmdline", "environ"])
+    return [
+        " ".join(p.info["cmdline"] or [])
+        for p in found
+        if str(folder) in (p.info["environ"] or {}).get("PYTHONPATH", "").split(":")
+    ]

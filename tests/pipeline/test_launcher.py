@@ -4,28 +4,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline.ranks import running, small, train
+from pipeline.ranks import Trained, running, small, train
 
 from modelyard.documents import UserError
 from modelyard.pipeline.job import HISTORY, LOG, WEIGHTS
 from modelyard.pipeline.launcher import failure
 
+pytestmark = pytest.mark.xdist_group("training")
 
-def test_two_ranks_train(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    history = train(tmp_path)
+
+def test_two_ranks_train(uninterrupted: Trained) -> None:
+    history, work = uninterrupted.history, uninterrupted.folder / "work"
     assert (history.ranks, history.rows, len(history.epochs)) == (2, 1001, 3)
     assert history.environment["device"] == "cpu" and history.environment["threads"] == "1"
-    printed = capfd.readouterr().out
-    assert [printed.count(f"epoch   {n}/3") for n in (1, 2, 3)] == [1, 1, 1]
-    assert (tmp_path / "work" / WEIGHTS).exists()
+    assert [uninterrupted.printed.count(f"epoch   {n}/3") for n in (1, 2, 3)] == [1, 1, 1]
+    assert (work / WEIGHTS).exists()
     # The ranks share one copy of the data; nothing wrote through to it.
-    assert np.load(tmp_path / "work" / "train" / "numbers.npy").shape == (1001, 2)
+    assert np.load(work / "train" / "numbers.npy").shape == (1001, 2)
 
 
 @pytest.mark.parametrize(
     ("fault", "restarts", "message"),
     [
-        ("raises", 3, "training: rank 1 failed with ValueError: rank 1 has seen a ghost; its tra"),
+        ("raises", 3, "training: rank 1 failed with ValueError: rank 1 has seen a ghost at "),
         ("killed always", 1, "training: rank 1 was killed by SIGKILL"),
     ],
 )

@@ -4,12 +4,14 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import polars as pl
 
 from modelyard.documents import Signature, UserError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 CHUNK_ROWS = 100_000
 
@@ -51,7 +53,7 @@ def release(column: np.ndarray) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def encode(frame: pl.DataFrame, signature: Signature) -> tuple[np.ndarray, np.ndarray]:
+def encode(frame: "pl.DataFrame", signature: Signature) -> tuple[np.ndarray, np.ndarray]:
     """Inputs as (numbers float32 [N, n], categories int64 [N, c]).
 
     Missing numbers are NaN. The code of a category's `values[i]` is `i + 1`; 0 is for a
@@ -60,6 +62,8 @@ def encode(frame: pl.DataFrame, signature: Signature) -> tuple[np.ndarray, np.nd
     Raises:
         UserError: the frame lacks an input.
     """
+    import polars as pl  # not at the top: ranks need none of it
+
     missing = [i.name for i in signature.inputs if i.name not in frame.columns]
     if missing:
         raise UserError(f"no column {', '.join(missing)}, which the model's signature asks for")
@@ -76,14 +80,18 @@ def encode(frame: pl.DataFrame, signature: Signature) -> tuple[np.ndarray, np.nd
     return numbers, categories
 
 
-def target(frame: pl.DataFrame, signature: Signature) -> np.ndarray:
+def target(frame: "pl.DataFrame", signature: Signature) -> np.ndarray:
     """[N] float32: 0 or 1 (binary) or the value (regression); int64: the class's index."""
+    import polars as pl
+
     dtype = pl.Int64 if signature.task == "multiclass" else pl.Float32
     return frame[signature.target].cast(dtype).to_numpy()
 
 
 def write_arrays(dataset: Path, signature: Signature, folder: Path) -> int:
     """A Parquet dataset → three `.npy` files, chunk by chunk; returns the rows."""
+    import polars as pl
+
     folder.mkdir(parents=True)
     rows = pl.scan_parquet(dataset).select(pl.len()).collect().item()
     kind = np.int64 if signature.task == "multiclass" else np.float32
@@ -107,6 +115,8 @@ def write_arrays(dataset: Path, signature: Signature, folder: Path) -> int:
     return rows
 
 
-def chunks(dataset: Path, rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
+def chunks(dataset: Path, rows: int = CHUNK_ROWS) -> "Iterator[pl.DataFrame]":
     """A Parquet file piece by piece, so that memory does not grow with it."""
+    import polars as pl
+
     yield from pl.scan_parquet(dataset).collect_batches(chunk_size=rows, maintain_order=True)

@@ -42,13 +42,9 @@ LAST = 15
 """lines of the log in the message when the ranks never started"""
 GRACE = 60
 """seconds that the ranks have for a checkpoint when they are told to stop"""
-VARIABLES = {
-    # Ranks that were started again would find their predecessors' addresses in torchrun's store,
-    # and wait for them: pytorch/pytorch#135712. Can go when torch has a store for each round.
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-    # What a rank prints is seen at once.
-    "PYTHONUNBUFFERED": "1",
-}
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Ranks that were started again would find their predecessors' addresses in torchrun's store,
+and wait for them: pytorch/pytorch#135712. Can go when torch has a store for each round."""
 WITHOUT_EFFECT = {"ranks", "device", "checkpoint_seconds", "restarts"}
 """settings that a training may go on with other values of"""
 
@@ -108,12 +104,13 @@ class TorchLauncher(dg.ConfigurableResource):
         ) as session:
             variables = dict(session.get_bootstrap_env_vars())
             code = self.torchrun(
-                module, folder, settings, variables, lambda: fill(folder, job, train, validation)
-            )
+                module, folder, settings, variables,
+                meanwhile=lambda: fill(folder, job, train, validation),
+            )  # fmt: skip
         if code:
             (folder / WEIGHTS).unlink(missing_ok=True)
             context.log.error(traceback_of(folder))
-            raise UserError(failure(folder))
+            raise UserError(failure(folder, code))
         return read_history(folder)
 
     def torchrun(
@@ -122,8 +119,8 @@ class TorchLauncher(dg.ConfigurableResource):
         folder: Path,
         settings: TrainingSettings,
         environment: dict[str, str],
-        meanwhile: Callable[[], None] = _nothing,
         heard: Callable[[str], None] = _echo,
+        meanwhile: Callable[[], None] = _nothing,
     ) -> int:
         """Start the ranks in a folder; `heard` gets each line that they print.
 
@@ -147,7 +144,7 @@ class TorchLauncher(dg.ConfigurableResource):
         with (folder / LOG).open("w") as log:
             process = subprocess.Popen(
                 command,
-                env={**os.environ, **VARIABLES, "OMP_NUM_THREADS": str(threads), **environment},
+                env={**os.environ, **OWN_STORE, "OMP_NUM_THREADS": str(threads), **environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -220,7 +217,8 @@ def clear(folder: Path, job: Job) -> None:
     if not _goes_on(folder, job.fingerprint):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    (folder / MISTAKE).unlink(missing_ok=True)
+    for left in (MISTAKE, LOG):
+        (folder / left).unlink(missing_ok=True)
     shutil.rmtree(folder / "errors", ignore_errors=True)
 
 
@@ -271,36 +269,38 @@ def _content(dataset: Path) -> str:
 
 def _stop(process: subprocess.Popen[str]) -> None:
     """End what is left of the group, torchrun first: it takes its ranks along."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=GRACE + 10)
-        except subprocess.TimeoutExpired:
-            pass
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
+        if process.poll() is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=GRACE + 10)
+    finally:  # of a second Ctrl-C, too
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def failure(folder: Path) -> str:
-    """One message about the first rank that failed, by what the ranks and torchrun left."""
+def failure(folder: Path, code: int = 1) -> str:
+    """One message about the first rank that failed, by what the ranks and torchrun left.
+
+    Args:
+        code: torchrun's exit code.
+    """
     path = folder / LOG
     log, end = path.read_text(), f"its traceback is in {path}"
     if (folder / MISTAKE).exists():
         mistake = Mistake.model_validate_json((folder / MISTAKE).read_bytes())
         return f"training: {mistake}; {end}"
     stopped = re.search(r"SignalException: .* got signal: (\d+)", log)
-    if stopped:
-        name = signal.Signals(int(stopped[1])).name
+    if stopped or code < 0:
+        name = signal.Signals(int(stopped[1]) if stopped else -code).name
         return f"training: stopped by {name}; run it again to go on from its last checkpoint"
     _, _, cause = log.rpartition("Root Cause (first observed failure):")
-    rank, code = (re.search(rf"{name}\s*:\s*(-?\d+)", cause) for name in ("rank", "exitcode"))
-    if not (cause and rank and code):
+    rank, exited = (re.search(rf"{name}\s*:\s*(-?\d+)", cause) for name in ("rank", "exitcode"))
+    if not (cause and rank and exited):
         tail = "\n".join(f"  {line}" for line in log.splitlines()[-LAST:])
         return f"training: torchrun failed before its ranks ran; {path} ends with\n{tail}"
-    return f"training: rank {rank[1]} {_what(cause, int(code[1]))}; {end}"
+    return f"training: rank {rank[1]} {_what(cause, int(exited[1]))}; {end}"
 
 
 def traceback_of(folder: Path) -> str:

@@ -68,7 +68,7 @@ class Place:
 
         host = "true" if self.index == 0 else "false"
         return [
-            sys.executable, "-m", "torch.distributed.run",
+            sys.executable, "-m", "modelyard.pipeline.torchrun",
             "--nnodes", str(self.pods), "--nproc-per-node", str(self.ranks),
             "--rdzv-backend", "c10d", "--rdzv-id", "training",
             "--rdzv-endpoint", f"{self.address.format(index=0)}:{self.port}",
@@ -76,7 +76,7 @@ class Place:
             "--local-addr", self.address.format(index=self.index),
             "--log-dir", str(self.folder / "errors"),
             "--max-restarts", "0", "--shutdown-timeout", str(GRACE),
-            "-m", "modelyard.pipeline.rank", module, str(self.folder),
+            module, str(self.folder),
         ]  # fmt: skip
 
 
@@ -127,6 +127,8 @@ class Ranks:
     def __init__(self, place: Place, objects: Objects, command: list[str]) -> None:
         from dagster_pipes import encode_param
 
+        from modelyard.pipeline.launcher import begin
+
         self.told_to_stop = False
         self._folder, self._lines = place.folder, list[str]()
         self._messages, self._output = Stream(objects, MESSAGES), Stream(objects, OUTPUT)
@@ -137,11 +139,14 @@ class Ranks:
         self._process = subprocess.Popen(
             command,
             env={**os.environ, **messages},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         signal.signal(signal.SIGTERM, self._stop)
+        assert self._process.stdin
+        begin(self._process.stdin)
 
     def watch(self) -> int:
         """Until the ranks have ended; their exit code."""

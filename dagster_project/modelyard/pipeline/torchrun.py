@@ -1,0 +1,38 @@
+"""torchrun, whose ranks begin with torch imported already.
+
+    python -m modelyard.pipeline.torchrun [OPTIONS OF TORCHRUN] MODULE FOLDER
+
+The ranks are forked from one process (multiprocessing's forkserver) that imports what all of
+them need while torchrun itself starts. They begin when a line comes on stdin, and are told to
+stop when stdin ends: who started them is gone.
+"""
+
+import os
+import signal
+import sys
+import threading
+from multiprocessing import forkserver
+from pathlib import Path
+
+
+def main() -> None:
+    os.environ["PYTHONUNBUFFERED"] = "1"  # what a rank prints is seen at once
+    forkserver.set_forkserver_preload(["modelyard.pipeline.imported"])
+    forkserver.ensure_running()
+    from torch.distributed.run import main as torchrun
+
+    if not sys.stdin.readline():
+        return
+    threading.Thread(target=_stop_with_the_starter, daemon=True).start()
+    *options, module, folder = sys.argv[1:]
+    rank = str(Path(__file__).with_name("rank.py"))
+    torchrun(["--start-method", "forkserver", "--run-path", *options, rank, module, folder])
+
+
+def _stop_with_the_starter() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()
