@@ -1,10 +1,13 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from pipeline.flights import make_small, write_sample
+from pipeline.ranks import Trained, train
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +26,14 @@ def repo(
     made = render(tmp_path_factory.mktemp("repo") / "flight-delay")
     make_small(made, sample)
     return made
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with redirect_stdout(StringIO()) as printed:
+        history = train(folder)
+    return Trained(history, folder, printed.getvalue())
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Trainings of seconds with real ranks under torchrun, and faults planted in them."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +28,38 @@ import torch
 from modelyard.pipeline import loop, training
 from modelyard.pipeline.settings import TrainingSettings
 
-FAULT, FOLDER = {fault!r}, Path({folder!r})
-EPOCH, STEP = 2, 3
+FOLDER = Path({folder!r})
+FAULTS = {{}}  # by epoch and step
+for each in filter(None, {fault!r}.split(", ")):
+    name, _, place = each.partition(" at ")
+    epoch, step = map(int, (place or "2.3").split("."))
+    FAULTS[epoch, step] = name
+    if name == "full disk":
+        FAULTS[epoch, step + 2] = "disk with room again"
 loop.PULSE = 0  # the ranks agree after each step
 
-def fault(run, network):
+def fault(name, run, network):
     """Once, in mid-epoch."""
-    once = FOLDER / f"{{FAULT}}.{{run.rank}}"
-    if once.exists() and not FAULT.endswith("always"):
+    once = FOLDER / f"{{name}}.{{run.rank}}"
+    if once.exists() and not name.endswith("always"):
         return
     once.touch()
     if run.rank == 1:
-        if FAULT == "raises":
+        if name == "raises":
             raise ValueError("rank 1 has seen a ghost\\nin the data")
-        if FAULT.startswith("killed"):
+        if name.startswith("killed"):
             os.kill(os.getpid(), signal.SIGKILL)
-        if FAULT == "told to stop":
+        if name == "told to stop":
             os.kill(os.getpid(), signal.SIGTERM)
-    if FAULT == "stopped" and run.rank == 0:
+    if name == "stopped" and run.rank == 0:
         os.kill(os.getpgrp(), signal.SIGTERM)  # torchrun's
-    if FAULT == "nan":
+    if name == "nan":
         with torch.no_grad():
             next(network.parameters()).fill_(float("nan"))
-    if FAULT == "full disk":
+    if name == "full disk":
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
+    if name == "disk with room again":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
 
 def main():
     with training.session(TrainingSettings) as run:
@@ -76,10 +85,8 @@ def main():
                     step.backward(value)
                 optimizer.step()
                 schedule.step()
-                if FAULT and (epoch, progress.step + 1) == (EPOCH, STEP):
-                    fault(run, network)
-                if FAULT == "full disk" and (epoch, progress.step + 1) == (EPOCH, STEP + 2):
-                    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+                if name := FAULTS.get((epoch, progress.step + 1)):
+                    fault(name, run, network)
             network.eval()
             with torch.no_grad():
                 sums = [loss(network, n, t) * len(t) for n, _, t in run.validation_batches()]
@@ -106,7 +113,8 @@ def train(
 ) -> History:
     """Train in `folder/work` by a module that has a fault planted, inside a Dagster run.
 
-    What was there of the same training goes on.
+    What was there of the same training goes on. `fault`: names, as "killed, nan at 3.1"; in
+    epoch 2, step 3, unless they say another place.
     """
     module = folder / "planted.py"
     module.write_text(MODULE.format(fault=fault, folder=str(folder)))
@@ -136,6 +144,15 @@ def train(
     finally:
         os.environ["PYTHONPATH"] = kept or ""
     return histories[0]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training of three epochs by two ranks that nothing befell."""
+
+    history: History
+    folder: Path
+    printed: str
 
 
 def running(folder: Path) -> list[str]:

@@ -24,6 +24,7 @@ from modelyard.pipeline.challenge import find_champion
 from modelyard.pipeline.registry import fetch, register
 from modelyard.pipeline.workspace import Workspace
 
+pytestmark = pytest.mark.xdist_group("registry")
 SIGNATURE = Signature(task="regression", target="y", inputs=(Number(name="a"),))
 
 
@@ -53,9 +54,19 @@ def write_package(
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a registry that holds nothing: MLflow takes seconds to make one."""
+    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def workspace(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Two registered versions; version 2 is the package as last built."""
     made = Workspace(tmp_path_factory.mktemp("repo"))
+    made.state.mkdir()
+    shutil.copy(empty, made.state)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for number, model in enumerate((b"first", b"second"), start=1):
@@ -116,11 +127,12 @@ def test_a_lost_package_comes_back(workspace: Workspace) -> None:
 
 
 def test_a_registry_that_starts_anew_overwrites_no_package(
-    workspace: Workspace, tmp_path: Path
+    workspace: Workspace, empty: Path, tmp_path: Path
 ) -> None:
     anew = Workspace(tmp_path)
     for folder in ("package", "packages"):
         shutil.copytree(workspace.state / folder, anew.state / folder)
+    shutil.copy(empty, anew.state)
     with pytest.raises(UserError, match="packages/1 holds another model already"):
         register(anew)
     assert versions(anew) == []

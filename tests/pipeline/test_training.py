@@ -1,11 +1,17 @@
 """Trainings that are killed, stopped, moved to other ranks, starved of disk; with real ranks."""
 
+import shutil
+from contextlib import redirect_stdout
+from io import StringIO
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
-from pipeline.ranks import SIGNATURE, running, small, train
+from pipeline.ranks import SIGNATURE, Trained, running, small, train
 
 from modelyard.documents import UserError
 from modelyard.pipeline.arrays import Arrays, write_arrays
@@ -15,15 +21,33 @@ from modelyard.pipeline.job import CHECKPOINTS, WEIGHTS, History
 from modelyard.pipeline.launcher import check, prepare
 from modelyard.pipeline.settings import TrainingSettings
 from modelyard.pipeline.synthetic import draw
+from modelyard.pipeline.training import Run
 
+pytestmark = pytest.mark.xdist_group("training")
 TOLERANCE = 0.01
 """of the validation loss, when a training goes on with another number of ranks"""
 
 
-@pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[History, Path]:
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    return train(folder), folder
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A training of two ranks that lacked disk, lost a rank and was stopped, and what it printed;
+    not to be changed."""
+    folder = tmp_path_factory.mktemp("interrupted") / "flights"
+    folder.mkdir()
+    with redirect_stdout(StringIO()) as printed:
+        with pytest.raises(UserError, match="stopped by SIGTERM; run it again to go on"):
+            train(folder, "full disk at 1.3, killed, stopped at 2.7")
+    return folder, printed.getvalue()
+
+
+@pytest.fixture
+def stopped(interrupted: tuple[Path, str], tmp_path: Path) -> Path:
+    """The same once more, to go on with."""
+    folder = Path(shutil.copytree(interrupted[0], tmp_path / "flights"))
+    half = folder / "work" / CHECKPOINTS / NEW  # as a writer leaves it that was killed
+    half.mkdir()
+    (half / PROGRESS).write_text("{")
+    return folder
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -34,52 +58,66 @@ def losses(history: History) -> list[float]:
     return [epoch.validation_loss for epoch in history.epochs]
 
 
-def assert_same(folder: Path, history: History, uninterrupted: tuple[History, Path]) -> None:
-    """Bit for bit, weights and losses."""
-    expected, other = uninterrupted
-    assert losses(history) == losses(expected)
-    assert all(torch.equal(v, weights(other)[k]) for k, v in weights(folder).items())
-
-
 def checkpoints(folder: Path) -> list[str]:
     return [path.name for path in complete(folder / "work" / CHECKPOINTS)]
 
 
-@pytest.mark.parametrize("fault", ["killed", "told to stop"])
-def test_a_rank_that_dies_in_mid_epoch_costs_nothing(
-    fault: str,
-    uninterrupted: tuple[History, Path],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """kill -9 of one of two ranks, or its SIGTERM alone: torchrun starts both again."""
-    history = train(tmp_path, fault)
-    assert (tmp_path / f"{fault}.1").exists()
-    printed = capfd.readouterr().out
-    step = 2 if fault == "killed" else 3
-    assert f"going on from the checkpoint after epoch 2, step {step}" in printed
-    assert_same(tmp_path, history, uninterrupted)
+def test_a_training_without_a_checkpoint_goes_on(interrupted: tuple[Path, str]) -> None:
+    assert "warning: no checkpoint after epoch 1, step 3: " in interrupted[1]
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
-def test_a_training_that_was_stopped_goes_on(
-    before: int, after: int, uninterrupted: tuple[History, Path], tmp_path: Path
+def test_a_rank_that_is_killed_is_started_again(interrupted: tuple[Path, str]) -> None:
+    """With the other one, by torchrun."""
+    folder, printed = interrupted
+    assert (folder / "killed.1").exists()
+    assert "going on from the checkpoint after epoch 2, step 2" in printed
+
+
+def test_a_training_that_is_stopped_leaves_a_checkpoint(interrupted: tuple[Path, str]) -> None:
+    """SIGTERM of torchrun, in mid-epoch."""
+    folder, _ = interrupted
+    (name,) = checkpoints(folder)
+    assert "00002-000000007" <= name < "00003-000000010" and not running(folder)
+
+
+def test_nothing_of_all_that_costs_a_bit(
+    stopped: Path, uninterrupted: Trained, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """SIGTERM of torchrun in mid-epoch; then the same again, or with other ranks."""
-    with pytest.raises(UserError, match="stopped by SIGTERM; run it again to go on"):
-        train(tmp_path, "stopped", small(ranks=before))
-    (stopped,) = checkpoints(tmp_path)
-    assert "00002-000000003" <= stopped < "00003-000000010" and not running(tmp_path)
-    half = tmp_path / "work" / CHECKPOINTS / NEW  # as a writer leaves it that was killed
-    half.mkdir()
-    (half / PROGRESS).write_text("{")
-    history = train(tmp_path, "stopped", small(ranks=after))
-    assert history.ranks == after
-    if before == after == 2:
-        assert_same(tmp_path, history, uninterrupted)
-    else:
-        expected = losses(uninterrupted[0])
-        assert losses(history) == pytest.approx(expected, abs=TOLERANCE)
+    """Nor does the SIGTERM of one rank alone, after which both are started again."""
+    history = train(stopped, "told to stop at 3.3")
+    assert "going on from the checkpoint after epoch 3, step 3" in capfd.readouterr().out
+    assert losses(history) == losses(uninterrupted.history)
+    expected = weights(uninterrupted.folder)
+    assert all(torch.equal(v, expected[k]) for k, v in weights(stopped).items())
+    assert checkpoints(stopped) == ["00004-000000000"]
+
+
+def test_fewer_ranks_go_on(stopped: Path, uninterrupted: Trained) -> None:
+    history = train(stopped, "", small(ranks=1))
+    assert history.ranks == 1
+    assert losses(history) == pytest.approx(losses(uninterrupted.history), abs=TOLERANCE)
+
+
+def test_more_ranks_go_on_in_parts_of_steps_and_of_precision(
+    uninterrupted: Trained, tmp_path: Path
+) -> None:
+    """Whose dropout and rounding differ, too."""
+    other = {"accumulate": 3, "precision": "bfloat16"}
+    with pytest.raises(UserError, match="stopped by SIGTERM"):
+        train(tmp_path, "stopped", small(ranks=1, **other))
+    history = train(tmp_path, "", small(ranks=2, **other))
+    assert history.ranks == 2
+    assert losses(history) == pytest.approx(losses(uninterrupted.history), abs=TOLERANCE)
+
+
+def test_sharded_ranks_come_to_the_same(uninterrupted: Trained, tmp_path: Path) -> None:
+    """Killed on the way."""
+    history = train(tmp_path, "killed", small(strategy="fsdp2"))
+    assert losses(history) == pytest.approx(losses(uninterrupted.history), abs=TOLERANCE)
+    expected = weights(uninterrupted.folder)
+    assert {k: v.shape for k, v in weights(tmp_path).items()} == {
+        k: v.shape for k, v in expected.items()
+    }
 
 
 def test_only_the_same_training_goes_on(tmp_path: Path) -> None:
@@ -109,38 +147,18 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_p
     assert not (tmp_path / "work" / WEIGHTS).exists()
 
 
-def test_a_full_disk_loses_nothing(
-    uninterrupted: tuple[History, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    history = train(tmp_path, "full disk")
-    assert "warning: no checkpoint after epoch 2, step 3: " in capfd.readouterr().out
-    assert_same(tmp_path, history, uninterrupted)
-    (name,) = checkpoints(tmp_path)
-    assert name == "00004-000000000"
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"strategy": "fsdp2"}, {"accumulate": 3}],
-    ids=lambda changes: str(next(iter(changes))),
-)
-def test_other_ways_to_the_same_loss(
-    changes: dict[str, object], uninterrupted: tuple[History, Path], tmp_path: Path
-) -> None:
-    """Sharded, and killed on the way; or in parts, whose dropout differs."""
-    history = train(tmp_path, "killed" if "strategy" in changes else "", small(**changes))
-    assert losses(history) == pytest.approx(losses(uninterrupted[0]), abs=TOLERANCE)
-    assert {k: v.shape for k, v in weights(tmp_path).items()} == {
-        k: v.shape for k, v in weights(uninterrupted[1]).items()
-    }
-
-
-def test_schedule_and_precision(tmp_path: Path) -> None:
-    settings = small(schedule="cosine", warmup_steps=5, precision="bfloat16")
-    history = train(tmp_path, "", settings)
-    rates = [epoch.learning_rate for epoch in history.epochs]
-    assert 0.01 > rates[0] > rates[1] > rates[2] == pytest.approx(0, abs=1e-9)
-    assert history.best_validation_loss < 0.7
+def test_the_learning_rate_warms_up_and_falls_to_0() -> None:
+    run = SimpleNamespace(settings=small(schedule="cosine", warmup_steps=5), steps_per_epoch=10)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    schedule = Run.schedule(cast(Run, run), optimizer)
+    rates = []
+    for _ in range(31):
+        rates += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    assert rates[:6] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01, 0.01])
+    assert all(before > after for before, after in pairwise(rates[5:]))
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def trials(workspace: Workspace) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=study.study_name, storage=storage).get_trials()
 
 
+@pytest.mark.xdist_group("tune")
 def test_a_study_prunes_and_finds_the_better_half(
     workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +164,7 @@ def test_pictures_of_a_longer_study(tmp_path: Path) -> None:
     assert pictures == {"history", "epochs", "slices", "importances"}
 
 
+@pytest.mark.xdist_group("tune")
 def test_ctrl_c_keeps_the_trial(workspace: Workspace) -> None:
     given = settings(workspace.root, "learning_rate: {from: 0.01, to: 0.1}")
     assert given.tune
@@ -175,6 +178,7 @@ def test_ctrl_c_keeps_the_trial(workspace: Workspace) -> None:
     worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while not list(folder.glob(f"*/{CHECKPOINTS}/0*")):
         assert worker.poll() is None
+        time.sleep(0.02)
     worker.send_signal(signal.SIGINT)
     worker.communicate()
     assert worker.returncode == 130
