@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modelyard.serving.admission import LARGE_BYTES, MOST_BYTES, Admission, most_waiting
 from modelyard.serving.batching import MOST_ROWS, Batcher
 from modelyard.serving.parsing import Inputs
 
@@ -88,3 +89,36 @@ def test_a_slow_graph_runs_beside_the_loop(row_s: float) -> None:
     found, _ = run(*map(inputs, range(5)), inputs(1, 2), graph=graph, row_s=row_s)
     assert [f.tolist() for f in found] == [[0], [2], [4], [6], [8], [2, 4]]
     assert (threads == {threading.get_ident()}) == (row_s == 0)
+
+
+def test_the_queue_is_bounded_by_number_and_by_bytes() -> None:
+    admission = Admission(4)
+    for _ in range(3):
+        admission.enter(100)
+    assert not admission.full(100)
+    admission.enter(100)
+    assert admission.full(100)
+    for _ in range(4):
+        admission.leave(100)
+    large = Admission(1000)
+    for _ in range(MOST_BYTES // LARGE_BYTES):
+        assert not large.full(10 * LARGE_BYTES)
+        large.enter(10 * LARGE_BYTES)
+    assert large.full(1)
+    assert not Admission(1).full(10 * MOST_BYTES), "alone, any finds a place"
+
+
+def test_what_was_just_read_counts_until_the_loop_has_seen_it() -> None:
+    async def read() -> tuple[bool, bool]:
+        admission = Admission(2)
+        for _ in range(2):
+            admission.expect(100)
+        full = admission.full(100)
+        await asyncio.sleep(0)
+        return full, admission.full(100)
+
+    assert asyncio.run(read()) == (True, False)
+
+
+def test_a_slow_graph_has_a_shorter_queue() -> None:
+    assert [most_waiting(row_s) for row_s in (1e-7, 1e-4, 1.0)] == [128, 58, 16]

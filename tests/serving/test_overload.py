@@ -2,11 +2,13 @@
 
 import asyncio
 import signal
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import polars as pl
@@ -64,10 +66,47 @@ def test_what_finds_no_place_is_refused_at_once_and_the_rest_is_answered(
         assert codes == {200: place, 503: count - place}
         refused = next(a for a in answers if a.status_code == 503)
         assert refused.headers["retry-after"] == "1" and "overloaded" in refused.json()["error"]
+        assert refused.headers["x-model-version"] == "1" and refused.headers["x-request-id"]
         assert running.client.post("/predict", json=BODY).status_code == 200
         metrics = running.client.get("/metrics").text
         assert 'http_response_code="503",runner_name="flight-delay"' in metrics
         assert 'modelyard_queue_requests{model="flight-delay"' in metrics
+
+
+def test_a_refused_request_is_answered_before_its_body_is_there(
+    tmp_path: Path, package: Callable[[Task], Path]
+) -> None:
+    """Nor does its body get in the way of the next one on the same connection."""
+    body = b" " * 100_000
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\nx-request-id: %s\r\ncontent-length: %d\r\n\r\n"
+    code = HELD.format(settings="").replace(
+        "    def predict", "    max_waiting = 1\n\n    def predict"
+    )
+    (tmp_path / "service.py").write_text(code)
+    with serve(tmp_path / "service.py", package("binary")) as running:
+        held = threading.Thread(
+            target=running.client.post, args=("/predict",), kwargs={"json": BODY}
+        )
+        held.start()
+        address = urlsplit(running.url)
+        with (
+            httpx.Client(base_url=running.url, trust_env=False) as other,
+            socket.create_connection((address.hostname, address.port), timeout=60) as connection,
+            connection.makefile("rb") as answers,
+        ):
+            while other.post("/predict", content=b"{").status_code != 503:
+                time.sleep(0.01)
+            for number in (b"1", b"2"):
+                connection.sendall(head % (number, len(body)) + body[:10])
+                lines = [*iter(answers.readline, b"\r\n")]
+                assert lines[0] == b"HTTP/1.1 503 Service Unavailable\r\n"
+                assert b"x-request-id: %s\r\n" % number in lines
+                length = next(line for line in lines if line.startswith(b"content-length"))
+                assert b"overloaded" in answers.read(int(length.split()[1]))
+                connection.sendall(body[10:])
+            (tmp_path / "go").touch()
+            held.join()
+            assert other.post("/predict", json=BODY).status_code == 200
 
 
 class Load:

@@ -44,7 +44,7 @@ FLUSH_S = 1.0
 """between two times that the metrics' files get what was counted"""
 TIMEOUT_S = 60
 """as BentoML's own, for a team's `predict`; `traffic={"timeout": …}` is another"""
-SWITCH_S = 0.001
+SWITCH_S = 0.0001
 """the longest that another thread keeps the loop from Python's lock"""
 
 logger = logging.getLogger("bentoml.modelyard")
