@@ -7,13 +7,14 @@ talks to a real cluster.
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pipeline.job_controller import JOBS, JobController
-from pipeline.ranks import train
+from pipeline.ranks import Trained, train
 
 from modelyard.documents import UserError
 from modelyard.pipeline import kubernetes
@@ -58,16 +59,20 @@ def remote(cluster: JobController, bucket: Objects, tmp_path: Path) -> Train:
     return remote
 
 
-def when_a_checkpoint_is_there(bucket: Objects, action: Callable[[], None]) -> threading.Thread:
-    def watch() -> None:
-        while not any(name.endswith("progress.json") for name in bucket.sizes()):
-            ended.wait(0.05)
-        action()
+def when(condition: Callable[[], object], *actions: Callable[[], object]) -> None:
+    """Beside the test, which ends with the training."""
 
-    ended = threading.Event()
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
+    def watch() -> None:
+        while not condition():
+            time.sleep(0.02)
+        for action in actions:
+            action()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def checkpoints(bucket: Objects) -> set[str]:
+    return {name for name in bucket.sizes() if name.endswith("progress.json")}
 
 
 def losses(history: History) -> list[float]:
@@ -75,9 +80,9 @@ def losses(history: History) -> list[float]:
 
 
 @pytest.fixture(scope="session")
-def local(tmp_path_factory: pytest.TempPathFactory) -> History:
+def local(uninterrupted: Trained) -> History:
     """The same training by two ranks of this machine."""
-    return train(tmp_path_factory.mktemp("local"))
+    return uninterrupted.history
 
 
 def test_two_pods_train_as_two_ranks_of_one_machine(
@@ -105,15 +110,21 @@ def test_a_failed_rank_ends_the_job_and_is_named(
     assert len(cluster.created) == 2  # it would fail again
 
 
-@pytest.mark.parametrize("event", ["preempt", "kill"])
-def test_a_pod_that_goes_away_costs_nothing(
-    event: str, remote: Train, cluster: JobController, bucket: Objects, local: History,
+def test_pods_that_go_away_cost_nothing(
+    remote: Train, cluster: JobController, bucket: Objects, local: History,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    when_a_checkpoint_is_there(bucket, lambda: getattr(cluster, event)(1))
+    """One is preempted; another is killed as soon as the training has gone on."""
+
+    def when_another_took_its_place() -> None:
+        before = checkpoints(bucket)
+        when(lambda: checkpoints(bucket) - before, lambda: cluster.kill(0))
+
+    when(lambda: checkpoints(bucket), lambda: cluster.preempt(1))
+    when(lambda: len(cluster.created) == 3, when_another_took_its_place)
     history = remote()
     assert losses(history) == losses(local)
-    assert len(cluster.created) > 2
+    assert len(cluster.created) > 3
     assert "going on from the checkpoint" in capfd.readouterr().out
 
 
@@ -131,31 +142,24 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> th
     return event
 
 
-def test_ctrl_c_deletes_the_job_and_the_next_run_goes_on(
+def test_a_launcher_that_goes_away_and_one_that_is_interrupted(
     remote: Train, cluster: JobController, bucket: Objects, local: History,
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    when_a_checkpoint_is_there(bucket, fail_once(monkeypatch, KeyboardInterrupt).set)
+    """The next one follows the Job; Ctrl-C deletes it, and the one after that goes on."""
+    when(lambda: checkpoints(bucket), fail_once(monkeypatch, OSError).set)
+    with pytest.raises(UserError, match="training: object storage: .*run it again to go on"):
+        remote()
+    fail_once(monkeypatch, KeyboardInterrupt).set()
     with pytest.raises(BaseException, match="|interrupt"):
         remote()
     (job,) = (value for key, value in cluster.objects.items() if key[:3] == JOBS)
-    assert job["metadata"]["deletionTimestamp"]
-    history = remote()
+    assert job["metadata"]["deletionTimestamp"] and len(cluster.created) == 2
     printed = capfd.readouterr().out
-    assert "run it again to go on" in printed and "going on from the checkpoint" in printed
-    assert losses(history) == losses(local)
-
-
-def test_a_job_whose_launcher_went_away_is_followed_by_the_next_one(
-    remote: Train, cluster: JobController, bucket: Objects, local: History,
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    when_a_checkpoint_is_there(bucket, fail_once(monkeypatch, OSError).set)
-    with pytest.raises(UserError, match="training: object storage: .*run it again to go on"):
-        remote()
+    assert "which is there already" in printed and "run it again to go on" in printed
     history = remote()
-    assert "which is there already" in capfd.readouterr().out
-    assert losses(history) == losses(local) and len(cluster.created) == 2
+    assert "going on from the checkpoint" in capfd.readouterr().out
+    assert losses(history) == losses(local)
 
 
 def test_an_image_of_other_code_is_refused(remote: Train, monkeypatch: pytest.MonkeyPatch) -> None:
