@@ -50,7 +50,7 @@ def service() -> Path:
     return SERVICE
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(package: Callable[[Task], Path]) -> Iterator[Callable[[Task], Server]]:
     """Task → a running server of the template's service, started when first asked for."""
     with ExitStack() as stack:

@@ -22,6 +22,8 @@ from modelyard.serving.model import Model
 from modelyard.serving.rows import ARROW
 from modelyard.serving.testing import Server, draw_rows, write_package
 
+pytestmark = pytest.mark.xdist_group("serving")
+
 COMMAND = [sys.executable, "-m", "modelyard.serving.batch"]
 TOLERANCE = 1e-6
 """of a score: the runtimes add up in another order where there are more rows"""
