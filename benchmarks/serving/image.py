@@ -5,6 +5,7 @@ base image and no registry to pull one from, debootstrap makes one of Debian.
 """
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 BASE = "python:3.11-slim"
+NONE = "no docker, and no buildah with root; or no base image can be had"
 DEBIAN = "localhost/debian-python:3.11"
 """what debootstrap makes: Debian 12 has Python 3.11"""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -36,8 +38,10 @@ def builder() -> str | None:
     docker = shutil.which("docker")
     if docker and not subprocess.run([docker, "info"], capture_output=True).returncode:
         return "docker"
-    tools = ("buildah", "debootstrap", "unshare", "chroot")
-    return "buildah" if os.getuid() == 0 and all(map(shutil.which, tools)) else None
+    if os.getuid() or not all(map(shutil.which, ("buildah", "debootstrap", "chroot", "unshare"))):
+        return None
+    mounts = subprocess.run(["unshare", "--mount", "true"], capture_output=True)
+    return None if mounts.returncode else "buildah"
 
 
 def containerize(bento: Path, tag: str) -> None:
@@ -48,7 +52,7 @@ def containerize(bento: Path, tag: str) -> None:
     """
     options: list[str] = []
     if builder() == "buildah":
-        options = ["--backend", "buildah", "--opt", "isolation=chroot", "--opt", f"from={_base()}"]
+        options = ["--backend", "buildah", "--opt", "isolation=chroot", "--opt", f"from={base()}"]
         links = os.environ.get("UV_FIND_LINKS", "")
         if Path(links).is_absolute():
             options += ["--opt", f"volume={links}:{links}:ro"]
@@ -88,8 +92,8 @@ class Images:
 @contextlib.contextmanager
 def images(folder: Path, package: Path, bento: Path) -> Iterator[Images | None]:
     """Both, built the same way; none, and a line that says so, where nothing can build them."""
-    if builder() is None:
-        print("no image is measured: no docker, and no buildah with root", file=sys.stderr)
+    if base() is None:
+        print(f"no image is measured: {NONE}", file=sys.stderr)
         yield None
         return
     tags = {"modelyard-bench:1": bento, "modelyard-bench:plain": build_plain(folder, package)}
@@ -144,19 +148,28 @@ class Runner:
         return subprocess.run(self.command(*command), capture_output=True, text=True, timeout=60)
 
 
-def _base() -> str:
-    """An image with Python 3.11 and pip: of this machine, pulled, or made by debootstrap."""
-    for command in (["inspect", "--type", "image"], ["pull", "--quiet"]):
+@functools.cache
+def base() -> str | None:
+    """A base image with Python 3.11 and pip: of this machine, pulled, or made by debootstrap."""
+    engine = builder()
+    if engine is None:
+        return None
+    for command in (["inspect", "--type=image"], ["pull", "--quiet"]):
         for tag in (DEBIAN, BASE):
-            if not subprocess.run(["buildah", *command, tag], capture_output=True).returncode:
+            if not subprocess.run([engine, *command, tag], capture_output=True).returncode:
                 return tag
+    try:
+        return _debian() if engine == "buildah" else None
+    except subprocess.CalledProcessError:
+        return None
+
+
+def _debian() -> str:
     print(f"no {BASE} to pull: debootstrap makes a base of Debian", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         root, archive = Path(folder) / "root", Path(folder) / "root.tar"
-        _run([
-            "debootstrap", "--variant=minbase", "--include=ca-certificates,python3,python3-pip",
-            "bookworm", str(root),
-        ])  # fmt: skip
+        packages = "--include=ca-certificates,python3,python3-pip"
+        _run(["debootstrap", "--variant=minbase", packages, "bookworm", str(root)])
         for mark in root.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
             mark.unlink()  # as in Docker's Python images, for a plain `pip install`
         # What this machine trusts is what can reach its index.
@@ -165,9 +178,9 @@ def _base() -> str:
         _run(["tar", "--numeric-owner", "-C", str(root), *without, "-cf", str(archive), "."])
         container = _run(["buildah", "from", "scratch"]).strip()
         _run(["buildah", "add", "--quiet", container, str(archive), "/"])
-    for name in ("SSL_CERT_FILE", "PIP_CERT"):
-        _run(["buildah", "config", "--env", f"{name}={CERTIFICATES}", container])
-    _run(["buildah", "config", "--env", f"PATH={PATH}", container])
+    variables = {"PATH": PATH, "SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES}
+    for name, value in variables.items():
+        _run(["buildah", "config", "--env", f"{name}={value}", container])
     _run(["buildah", "commit", "--quiet", "--rm", container, DEBIAN])
     return DEBIAN
 
