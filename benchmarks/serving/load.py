@@ -1,4 +1,4 @@
-"""wrk, and a probe that looks at single answers while wrk overloads."""
+"""Load: wrk, whose connections ask again at once, and h2load, which keeps a rate."""
 
 import os
 import re
@@ -6,19 +6,16 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
-import time
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-
-import httpx
 
 from benchmarks.serving.servers import Running
 
 SCRIPT = Path(__file__).with_name("post.lua")
 CONNECTIONS = 16
-MANY = 400
-"""connections of an overload, each of which asks again at once: beyond what may wait"""
+STEP = 4
+"""connections that h2load begins together"""
 _MS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
 
@@ -32,17 +29,15 @@ class Measured:
     """of all of the server's processes, a request"""
 
 
-def wrk(
-    server: Running, body: tuple[str, Path], seconds: int, connections: int = CONNECTIONS
-) -> Measured:
+def wrk(server: Running, body: tuple[str, Path], seconds: int) -> Measured:
     """
     Raises:
-        SystemExit: wrk is missing, or an answer was not 2xx and `connections` are not many.
+        SystemExit: wrk is missing, or an answer was not 2xx.
     """
     before = server.cpu_s()
-    printed = _run(server, body, seconds, connections)
+    printed = _run(server, body, seconds)
     cpu_s = server.cpu_s() - before
-    if connections == CONNECTIONS and ("Non-2xx" in printed or "Socket errors" in printed):
+    if "Non-2xx" in printed or "Socket errors" in printed:
         sys.exit(f"{server.name}: wrk saw failures:\n{printed}")
     count = int(_find(r"(\d+) requests in", printed))
     return Measured(
@@ -53,43 +48,57 @@ def wrk(
     )
 
 
-def overload(server: Running, body: tuple[str, Path], seconds: int) -> dict[str, float]:
-    """p99 in ms, as a client on a connection of its own sees it: `before` (under 16
-    connections), `accepted` and `refused` during the overload, `after` (from one second after
-    it, under 16 again); and how many answers were neither 200 nor 503."""
-    headers, content = {"content-type": body[0]}, body[1].read_bytes()
-    answers: dict[str, list[tuple[int, float]]] = {"before": [], "during": [], "after": []}
-    for phase, connections, length in (
-        ("before", CONNECTIONS, 5),
-        ("during", MANY, seconds),
-        ("after", CONNECTIONS, 5),
-    ):
-        load = threading.Thread(target=_run, args=(server, body, length, connections))
-        with httpx.Client(timeout=30, trust_env=False) as client:
-            client.get(f"{server.url}/livez")  # connected before the load is there
-            load.start()
-            if phase == "after":
-                time.sleep(1)
-            while load.is_alive():
-                start = time.perf_counter()
-                answer = client.post(f"{server.url}/predict", content=content, headers=headers)
-                took = 1e3 * (time.perf_counter() - start)
-                answers[phase].append((answer.status_code, took))
-        load.join()
-    every = [code for phase in answers.values() for code, _ in phase]
-    return {
-        "before": _p99([ms for _, ms in answers["before"]]),
-        "accepted": _p99([ms for code, ms in answers["during"] if code == 200]),
-        "refused": _p99([ms for code, ms in answers["during"] if code == 503]),
-        "after": _p99([ms for _, ms in answers["after"]]),
-        "other": sum(code not in (200, 503) for code in every),
-    }
+def press(server: Running, body: tuple[str, Path], seconds: int) -> None:
+    """The load alone; the server may fail it."""
+    _run(server, body, seconds)
 
 
-def _run(server: Running, body: tuple[str, Path], seconds: int, connections: int) -> str:
+@dataclass(frozen=True)
+class Answer:
+    start_s: float
+    """since the epoch"""
+    status: int
+    ms: float
+
+
+def h2load(
+    server: Running, body: tuple[str, Path], seconds: int, connections: int, rate: float = 0
+) -> list[Answer]:
+    """Each answer to a body that is sent `rate` times a second, whatever the server does.
+
+    Connections begin one after the other, so that the requests are spread evenly. Without a
+    rate, each connection asks again at once.
+
+    Raises:
+        SystemExit: h2load is missing, or failed.
+    """
+    if not shutil.which("h2load"):
+        sys.exit("h2load is missing: apt-get install nghttp2-client")
+    options = [f"--duration={seconds}"]
+    if rate:
+        each = rate / connections
+        step_ms = max(1, round(1e3 * STEP / rate))
+        options = [f"--requests={int(each * seconds) * connections}", f"--rps={each:.3f}",
+                   f"--rate={STEP}", f"--rate-period={step_ms}ms"]  # fmt: skip
+    with tempfile.NamedTemporaryFile() as log:
+        command = ["h2load", "--h1", "--threads=1", f"--clients={connections}", *options,
+                   f"--data={body[1]}", f"--header=content-type: {body[0]}",
+                   f"--log-file={log.name}", f"{server.url}/predict"]  # fmt: skip
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        rows = (map(int, line.split()) for line in log)
+        return [Answer(start / 1e6, status, took / 1e3) for start, status, took in rows]
+
+
+def p99(values: list[float]) -> float:
+    if len(values) < 2:
+        return values[0] if values else 0.0
+    return statistics.quantiles(values, n=100)[98]
+
+
+def _run(server: Running, body: tuple[str, Path], seconds: int) -> str:
     if not shutil.which("wrk"):
         sys.exit("wrk is missing: apt-get install wrk")
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", SCRIPT]
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", SCRIPT]
     done = subprocess.run(
         [*command, f"{server.url}/predict"],
         env={**os.environ, "KIND": body[0], "BODY": str(body[1])},
@@ -98,12 +107,6 @@ def _run(server: Running, body: tuple[str, Path], seconds: int, connections: int
         check=True,
     )
     return done.stdout
-
-
-def _p99(values: list[float]) -> float:
-    if len(values) < 2:
-        return values[0] if values else 0.0
-    return statistics.quantiles(values, n=100)[98]
 
 
 def _find(pattern: str, text: str) -> str:

@@ -1,5 +1,6 @@
 """The servers that are compared, each on a free port of this machine."""
 
+import collections
 import os
 import shutil
 import socket
@@ -74,8 +75,20 @@ class Running:
         return sum(t.user + t.system for t in (p.cpu_times() for p in self._processes()))
 
     def memory(self) -> int:
-        """Bytes of the process that predicts: the largest one."""
-        return max(process.memory_info().rss for process in self._processes())
+        """Bytes that all of its processes hold; pages of a file that they share count once."""
+        own, files = 0, collections.Counter()
+        for process in self._processes():
+            for each in process.memory_maps(grouped=True):
+                if each.path.startswith("/"):
+                    own += each.private_dirty
+                    files[each.path] = max(files[each.path], each.rss - each.private_dirty)
+                else:
+                    own += each.rss
+        return own + files.total()
+
+    def worker(self) -> psutil.Process:
+        """The process that predicts: the largest one."""
+        return max(self._processes(), key=lambda process: process.memory_info().rss)
 
     def _processes(self) -> list[psutil.Process]:
         leader = psutil.Process(self._process.pid)
