@@ -36,6 +36,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workspace(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("PATIENCE", "HURRY"):
+        monkeypatch.setattr(live, name, 60)  # the machine may be busy
     made = Workspace(tmp_path)
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "flight-delay"\n')
     made.training.mkdir(parents=True)
@@ -223,7 +225,10 @@ def test_a_training_that_goes_on_does_so_in_its_run(
 ) -> None:
     """Real ranks, told to stop in mid-epoch; by another number of ranks then."""
     folder = workspace.root
-    (folder / "planted.py").write_text(MODULE.format(fault="stopped", folder=str(folder)))
+    text = MODULE.format(fault="stopped", folder=str(folder))
+    ends = "progress.validated(run.mean_over_validation(sums)"
+    assert ends in text
+    (folder / "planted.py").write_text(text.replace(ends, f"{ends}, epochs=epoch"))
     for seed, name in enumerate(("train", "validation")):
         workspace.dataset(name).parent.mkdir(parents=True, exist_ok=True)
         draw(SIGNATURE, 1001, seed).write_parquet(workspace.dataset(name))
@@ -246,3 +251,4 @@ def test_a_training_that_goes_on_does_so_in_its_run(
     (run,) = runs(workspace)
     assert run.info.status == "FINISHED" and run.data.tags["world_size"] == "1"
     assert [step for step, _ in curve(workspace, run)] == [1, 2, 3]
+    assert curve(workspace, run, "validation_epochs") == [(1, 1), (2, 2), (3, 3)]

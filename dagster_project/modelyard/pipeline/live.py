@@ -28,6 +28,8 @@ POLL = 0.2
 """seconds between two looks at what rank 0 reports"""
 PATIENCE = 30
 """seconds that MLflow has at the end, for what it was not given yet"""
+HURRY = 5
+"""seconds likewise, when the training was stopped: somebody waits"""
 WAITING = 1000
 """epochs that may wait for a slow MLflow; it gets the others at the end"""
 CHANGING = {"ranks", "device", "checkpoint_seconds", "restarts"}
@@ -140,14 +142,15 @@ class Writer(threading.Thread):
 
     def end(self, status: str, history: History | None) -> None:
         """Give the run what it lacks of the epochs, the final figures and its status."""
-        until = time.monotonic() + PATIENCE
+        patience = HURRY if status == "KILLED" else PATIENCE
+        until = time.monotonic() + patience
         final = End(status, _final(history) if history else {})
         with suppress(queue.Full):
             for each in (*(history.epochs if history else ()), final):
                 self._given.put(each, timeout=max(0.0, until - time.monotonic()))
         self.join(max(0.0, until - time.monotonic()))
         if self.is_alive():
-            self._failed(f"{tracking.uri(self._workspace)} took more than {PATIENCE} s")
+            self._failed(f"{tracking.uri(self._workspace)} took more than {patience} s")
 
     def run(self) -> None:
         with suppress(OSError, AttributeError):  # on Linux a priority is a thread's own

@@ -80,7 +80,11 @@ def experiment(client: "MlflowClient", workspace: Workspace, name: str) -> str:
     if found := client.get_experiment_by_name(name):
         return found.experiment_id
     local = None if "MLFLOW_TRACKING_URI" in os.environ else workspace.state / "mlartifacts"
-    return client.create_experiment(name, artifact_location=local.as_uri() if local else None)
+    return client.create_experiment(
+        name,
+        artifact_location=local.as_uri() if local else None,
+        tags={"mlflow.experimentKind": "custom_model_development"},  # else the UI shows chats
+    )
 
 
 def begin(
