@@ -13,6 +13,7 @@ from support import run
 
 from modelyard.pipeline.steps import STEPS, executor, pod
 
+pytestmark = pytest.mark.xdist_group("steps")
 SHOW = """
 import json
 from flight_delay.definitions import defs

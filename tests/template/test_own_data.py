@@ -12,6 +12,7 @@ from support import ROOT, commit, run
 
 from modelyard.documents import verify_package
 
+pytestmark = pytest.mark.xdist_group("own-data")
 GUIDE = ROOT / "docs" / "how-to" / "your-own-data.md"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support import commit, copier, run
 
+pytestmark = pytest.mark.xdist_group("update")
 VENV = Path(sys.prefix)
 
 
