@@ -2,8 +2,9 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from modelyard.documents import UserError
@@ -17,6 +18,8 @@ from modelyard.pipeline.indexed_job import (
 )
 
 LOG_LINES = 2000
+LEAVING = 60
+"""seconds that the belongings of a deleted Job may take to go"""
 INDEX = "batch.kubernetes.io/job-completion-index"
 HOPELESS = {
     "CreateContainerConfigError",
@@ -54,20 +57,52 @@ class Cluster:
         self._network = client.NetworkingV1Api(api)
 
     def create(self, manifests: list[Manifest]) -> None:
-        """The first one, and the others as its belongings."""
-        first, *others = manifests
-        space = self.namespace
-        with _answers(f"create Job {first['metadata']['name']}"):
-            made = _plain(self._batch.create_namespaced_job(space, first, _preload_content=False))
-            owner = {"apiVersion": first["apiVersion"], "kind": first["kind"]} | {
-                key: made["metadata"][key] for key in ("name", "uid")
-            }
-            for other in others:
-                owned = other | {"metadata": other["metadata"] | {"ownerReferences": [owner]}}
-                if other["kind"] == "Service":
-                    self._core.create_namespaced_service(space, owned)
-                else:
-                    self._network.create_namespaced_network_policy(space, owned)
+        """The first one, a Job, and the others as its belongings; all of them or none."""
+        job, *others = manifests
+        with _answers(f"create Job {job['metadata']['name']}"):
+            found = self._batch.create_namespaced_job(self.namespace, job, _preload_content=False)
+        try:
+            self.complete(_plain(found), others, new=True)
+        except BaseException:
+            with suppress(UserError, ConnectionError):
+                self.delete(job["metadata"]["name"])
+            raise
+
+    def complete(self, job: Manifest, others: list[Manifest], new: bool = False) -> None:
+        """Create what a Job lacks of its belongings; one that is `new` lacks all of them.
+
+        Those of an older Job of that name may take a while to go.
+        """
+        owner = {"apiVersion": "batch/v1", "kind": "Job"} | {
+            key: job["metadata"][key] for key in ("name", "uid")
+        }
+        for other in others:
+            owned = other | {"metadata": other["metadata"] | {"ownerReferences": [owner]}}
+            until = time.monotonic() + LEAVING
+            with _answers(f"create {other['kind']} {other['metadata']['name']}"):
+                while not self._create(owned) and new:
+                    if time.monotonic() > until:
+                        raise UserError(
+                            f"kubernetes: a {other['kind']} {other['metadata']['name']} is there "
+                            "already, and of no training; delete it"
+                        )
+                    time.sleep(1)
+
+    def _create(self, manifest: Manifest) -> bool:
+        """False where one of that name is there."""
+        from kubernetes.client import ApiException
+
+        create = {
+            "Service": self._core.create_namespaced_service,
+            "NetworkPolicy": self._network.create_namespaced_network_policy,
+        }[manifest["kind"]]
+        try:
+            create(self.namespace, manifest)
+        except ApiException as error:
+            if error.status != 409:
+                raise
+            return False
+        return True
 
     def job(self, name: str) -> Manifest | None:
         from kubernetes.client import ApiException

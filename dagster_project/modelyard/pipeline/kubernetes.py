@@ -23,11 +23,21 @@ from modelyard.pipeline.cluster import (
     last_words,
     waiting,
 )
-from modelyard.pipeline.indexed_job import KubernetesSettings, Manifest, Training, objects
-from modelyard.pipeline.job import HISTORY, JOB, LOG, REPORTS, WEIGHTS, History, Job, read_history
-from modelyard.pipeline.launcher import TorchLauncher, check, prepare
+from modelyard.pipeline.indexed_job import LABEL, KubernetesSettings, Manifest, Training, objects
+from modelyard.pipeline.job import (
+    HISTORY,
+    JOB,
+    LOG,
+    MISTAKE,
+    REPORTS,
+    WEIGHTS,
+    History,
+    Job,
+    read_history,
+)
+from modelyard.pipeline.launcher import TorchLauncher, check, failure, prepare, traceback_of
 from modelyard.pipeline.objects import STORAGE, Objects, Stream
-from modelyard.pipeline.pod import CODE, MESSAGES, OUTPUT, code_hash
+from modelyard.pipeline.pod import CODE, MESSAGES, MISTAKES, OUTPUT, code_hash
 from modelyard.pipeline.settings import TrainingSettings
 
 POLL = 2.0
@@ -35,7 +45,9 @@ POLL = 2.0
 STUCK = 180
 """seconds that a pod may fail to start in, by its image or its configuration"""
 SILENT = 300
-"""seconds that the API server may not answer for"""
+"""seconds that the API server or the storage may not answer for"""
+GOING = 300
+"""seconds that an older Job's pods have to go; more than their grace period"""
 
 
 def launcher(settings: KubernetesSettings | None) -> TorchLauncher:
@@ -82,7 +94,12 @@ class KubernetesLauncher(TorchLauncher):
                 name=name, module=module, settings=own, ranks=settings.ranks,
                 restarts=settings.restarts, variables=known,
             )  # fmt: skip
-            Follower(Cluster(own), storage, training, folder).run()
+            try:
+                Follower(Cluster(own), storage, training, folder).run()
+            except UserError:
+                if (folder / LOG).exists():
+                    context.log.error(traceback_of(folder))
+                raise
         return read_history(folder)
 
 
@@ -119,7 +136,8 @@ class Follower:
         self._cluster, self._storage, self._training = cluster, storage, training
         self._folder = folder
         self._output, self._messages = Stream(storage, OUTPUT), Stream(storage, MESSAGES)
-        self._said, self._stuck_since, self._heard = "", 0.0, time.monotonic()
+        self._said, self._stuck_since = "", 0.0
+        self._heard = self._relayed = time.monotonic()
 
     def run(self) -> None:
         """Raises UserError where the training fails for good."""
@@ -142,20 +160,31 @@ class Follower:
         found = cluster.job(name)
         if found and (condition(found, "Failed") or found["metadata"].get("deletionTimestamp")):
             self._say("waiting for an older Job of this training to go")
-            cluster.delete(name)
-            while cluster.job(name):
-                time.sleep(POLL)
+            self._remove()
             found = None
         if found:
             self._say(f"following Job {name}, which is there already")
+            cluster.complete(found, objects(self._training)[1:])
             return
         for data in ("train", "validation"):
             self._storage.upload_folder(self._folder / data, data)
         self._storage.upload(self._folder / JOB, JOB)
-        for left in (OUTPUT, MESSAGES):
+        for left in (OUTPUT, MESSAGES, MISTAKES):
             self._storage.delete(left)
         self._say(f"Job {name} in namespace {cluster.namespace}")
         cluster.create(objects(self._training))
+
+    def _remove(self) -> None:
+        """Delete the Job and wait until its pods are gone: they'd join the new one's ranks."""
+        name, until = self._training.name, time.monotonic() + GOING
+        self._cluster.delete(name)
+        while self._cluster.job(name):
+            if time.monotonic() > until:
+                raise UserError(
+                    f"training: the pods of Job {name} do not end; if their node is gone, run "
+                    f"kubectl delete pods -l {LABEL}={name} --force, then this again"
+                )
+            time.sleep(POLL)
 
     def _follow(self) -> None:
         while True:
@@ -187,11 +216,18 @@ class Follower:
 
     def _relay(self) -> None:
         """What the ranks printed, to the terminal; what rank 0 reported, to Dagster."""
-        for line in self._output.read().splitlines():
+        try:
+            output, messages = self._output.read(), self._messages.read()
+        except OSError:
+            if time.monotonic() - self._relayed > SILENT:
+                raise
+            return  # what is new stays new
+        self._relayed = time.monotonic()
+        for line in output.splitlines():
             print(f"  {line}", flush=True)
-        if text := self._messages.read():
+        if messages:
             with (self._folder / REPORTS).open("a") as file:
-                file.write(text)
+                file.write(messages)
 
     def _say(self, text: str) -> None:
         if text and text != self._said:
@@ -211,15 +247,20 @@ class Follower:
     def _failure(self, why: Manifest, pods: list[Manifest]) -> str:
         """One message; the log of the pod that it began with goes to the work folder."""
         self._relay()
-        pod = culprit(pods)
+        pod, path = culprit(pods), self._folder / LOG
+        path.write_text(self._cluster.log(pod["metadata"]["name"]) if pod else "")
+        if told := list(self._storage.sizes(MISTAKES)):
+            self._storage.download(told[0], self._folder / MISTAKE)
+            if pod is None:
+                path.write_text(traceback_of(self._folder))
+            return failure(self._folder)
         if pod is None:
             return f"training: {why.get('message', why['reason'])}; run it again to go on"
-        path = self._folder / LOG
-        path.write_text(self._cluster.log(pod["metadata"]["name"]))
         return f"training: pod {index_of(pod)}: {last_words(pod)}; its traceback is in {path}"
 
     def _collect(self) -> None:
         for name in (WEIGHTS, HISTORY):
             self._storage.download(name, self._folder / name)
         self._cluster.delete(self._training.name)
+        self._storage.remove(HISTORY)  # first: with it, the rest would count as a result
         self._storage.delete()

@@ -66,6 +66,11 @@ class Objects:
         files = {f.path[len(self._root) + 1 :]: f.size for f in found if f.is_file}
         return dict(sorted(files.items()))
 
+    def remove(self, name: str) -> None:
+        """One object; nothing where there is none."""
+        if name in self.sizes():
+            self._system.delete_file(f"{self._root}/{name}")
+
     def delete(self, folder: str = "") -> None:
         """All objects in a folder; nothing where there is none."""
         if self.sizes(folder):
@@ -97,8 +102,9 @@ class Stream:
     def read(self) -> str:
         """What was added since the last call."""
         new = [name for name in self._objects.sizes(self._name) if name not in self._seen]
-        self._seen.update(new)
-        return "".join(self._objects.get(name).decode() for name in new)
+        text = "".join(self._objects.get(name).decode() for name in new)
+        self._seen.update(new)  # not before: a storage that fails gives it to the next call
+        return text
 
 
 class Exchange:

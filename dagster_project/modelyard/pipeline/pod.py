@@ -25,6 +25,8 @@ from modelyard.pipeline.job import HISTORY, JOB, LOG, MISTAKE, REPORTS, WEIGHTS,
 from modelyard.pipeline.objects import STORAGE, Objects, Stream
 
 CODE = "MODELYARD_CODE"
+MISTAKES = "mistakes"
+"""folder in the storage: exceptions of ranks' own, one a pod at most"""
 MESSAGES = "messages"
 OUTPUT = "output"
 TERMINATION_LOG = Path(os.environ.get("MODELYARD_TERMINATION_LOG", "/dev/termination-log"))
@@ -82,7 +84,7 @@ class Place:
 
 def main() -> int:
     (module,) = sys.argv[1:]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(AGAIN_CODE))  # PID 1 has no default
+    signal.signal(signal.SIGTERM, _leave)
     place, objects = Place.here(), Objects(os.environ[STORAGE])
     try:
         code, said = run(module, place, objects)
@@ -94,6 +96,11 @@ def main() -> int:
         print(said, file=sys.stderr, flush=True)
         TERMINATION_LOG.write_text(said[:4000])
     return code
+
+
+def _leave(*_: object) -> None:
+    """On SIGTERM while there are no ranks to pass it on to; PID 1 has no default."""
+    sys.exit(AGAIN_CODE)
 
 
 def run(module: str, place: Place, objects: Objects) -> tuple[int, str]:
@@ -114,7 +121,7 @@ def run(module: str, place: Place, objects: Objects) -> tuple[int, str]:
         ranks = Ranks(place, objects, place.torchrun(module))
         if ranks.watch() == 0:
             return _hand_over(place, objects)
-        code, said = _explain(place.folder, ranks.told_to_stop)
+        code, said = _explain(place, objects, ranks.told_to_stop)
         left -= code != AGAIN_CODE
         if code == MISTAKE_CODE or ranks.told_to_stop or left < 0:
             return code, said
@@ -166,6 +173,7 @@ class Ranks:
                     process.terminate()
             for relay in relays:
                 relay.join()
+        signal.signal(signal.SIGTERM, _leave)
         self._send()
         return code
 
@@ -226,23 +234,36 @@ def _hand_over(place: Place, objects: Objects) -> tuple[int, str]:
     return 0, ""
 
 
-def _explain(folder: Path, told_to_stop: bool) -> tuple[int, str]:
+def _explain(place: Place, objects: Objects, told_to_stop: bool) -> tuple[int, str]:
+    """The exit code that a failure asks for, and what it was."""
     import re
 
     from modelyard.pipeline.launcher import failure
 
-    if (folder / MISTAKE).exists():
-        mistake = Mistake.model_validate_json((folder / MISTAKE).read_bytes())
-        return MISTAKE_CODE, f"rank {mistake.rank} failed with {mistake.message}"
+    if mistake := _mistake(place, objects):
+        return MISTAKE_CODE, str(mistake)
     if told_to_stop:
         return AGAIN_CODE, "told to stop"
-    said, _, _ = failure(folder).removeprefix("training: ").partition("; its traceback")
+    said, _, _ = failure(place.folder).removeprefix("training: ").partition("; its traceback")
     # An exception that is no mistake is the loss of a rank of another pod.
     if re.match(rf"rank \d+ (failed with|exited with {AGAIN_CODE})", said):
         return AGAIN_CODE, "lost the other pods"
     if "before its ranks ran" in said and "Rendezvous" in said:
         return AGAIN_CODE, "lost the other pods"
     return 1, said
+
+
+def _mistake(place: Place, objects: Objects) -> Mistake | None:
+    """Of a rank of this pod, told to the others and the launcher; or of one of theirs."""
+    own = place.folder / MISTAKE
+    try:
+        if own.exists():
+            objects.upload(own, f"{MISTAKES}/{place.index}")
+        elif others := list(objects.sizes(MISTAKES)):
+            objects.download(others[0], own)
+    except OSError as error:
+        print(f"object storage: {error}", file=sys.stderr, flush=True)
+    return Mistake.model_validate_json(own.read_bytes()) if own.exists() else None
 
 
 def code_hash(module: str) -> str:

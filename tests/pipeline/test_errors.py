@@ -1,0 +1,144 @@
+"""What is left, and what is said, when a training ends otherwise than it should."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pipeline.ranks import running, small
+
+from modelyard.pipeline.job import LOG, MISTAKE, Mistake
+from modelyard.pipeline.launcher import TorchLauncher, failure, traceback_of
+from modelyard.pipeline.objects import Objects
+from modelyard.pipeline.pod import MISTAKES, Place, _mistake
+
+Launch = Callable[[str], int]
+UNTIL_STOPPED = """
+import os, signal, sys, time
+from pathlib import Path
+
+def stop(*_):
+    Path(sys.argv[1], "checkpoint").touch()
+    sys.exit(os.EX_TEMPFAIL)
+
+signal.signal(signal.SIGTERM, stop)
+print("running", flush=True)
+{then}
+while True:
+    time.sleep(1)
+"""
+LAUNCHER = """
+import sys
+from pathlib import Path
+from pipeline.ranks import small
+from modelyard.pipeline.launcher import TorchLauncher
+folder = Path(sys.argv[1])
+TorchLauncher(threads=1).torchrun("planted", folder / "work", small(ranks=1), {})
+"""
+
+
+@pytest.fixture
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
+    """`launch(code)` → torchrun's exit code, of one rank that runs `code`; and its folder."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+
+    def launch(code: str) -> int:
+        (tmp_path / "planted.py").write_text(code)
+        launcher, work = TorchLauncher(threads=1), tmp_path / "work"
+        return launcher.torchrun("planted", work, small(ranks=1, restarts=1), {})
+
+    return launch
+
+
+def gone(folder: Path) -> bool:
+    """Whether all of a training's processes end within a minute."""
+    until = time.monotonic() + 60
+    while running(folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not running(folder)
+
+
+def test_a_module_that_cannot_be_imported_is_a_mistake_and_not_tried_again(
+    launch: Launch, tmp_path: Path
+) -> None:
+    count = f"open({str(tmp_path / 'tries')!r}, 'a').write('x')\n"
+    code = launch(count + "def early():\n    import nothing_of_that_name\nearly()\n")
+    said = failure(tmp_path / "work", code)
+    assert "rank 0 failed with ModuleNotFoundError: No module named 'nothing_of_that_name'" in said
+    assert f" at {tmp_path / 'planted.py'}:3 in early; its traceback is in " in said
+    assert "in early" in traceback_of(tmp_path / "work")
+    assert (tmp_path / "tries").read_text() == "x"
+    assert "Traceback (most recent call last)" in (tmp_path / "work" / LOG).read_text()
+
+
+def test_a_rank_that_leaves_early_has_ended(launch: Launch) -> None:
+    assert launch("import sys; sys.exit(0)") == 0
+
+
+def test_torchrun_is_killed(launch: Launch, tmp_path: Path) -> None:
+    """Its ranks are told to stop."""
+    code = launch(UNTIL_STOPPED.format(then="os.kill(os.getpgrp(), signal.SIGKILL)"))
+    assert code == -signal.SIGKILL
+    assert "stopped by SIGKILL; run it again to go on" in failure(tmp_path / "work", code)
+    assert (tmp_path / "work" / "checkpoint").exists() and gone(tmp_path)
+
+
+def test_the_process_that_started_it_is_killed(launch: Launch, tmp_path: Path) -> None:
+    """Torchrun and its ranks are told to stop: another run would find them at its files."""
+    (tmp_path / "planted.py").write_text(UNTIL_STOPPED.format(then=""))
+    tests = str(Path(__file__).parents[1])
+    path = f"{os.environ['PYTHONPATH']}:{tests}"
+    starter = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert starter.stdout and "running" in starter.stdout.readline()
+    starter.kill()
+    starter.wait()
+    assert gone(tmp_path) and (tmp_path / "work" / "checkpoint").exists()
+
+
+def test_nothing_is_left_when_the_arrays_cannot_be_written(launch: Launch, tmp_path: Path) -> None:
+    def full() -> None:
+        raise OSError("No space left on device")
+
+    launcher, work = TorchLauncher(threads=1), tmp_path / "work"
+    with pytest.raises(OSError, match="No space left"):
+        launcher.torchrun("planted", work, small(), {}, meanwhile=full)
+    assert gone(tmp_path)
+
+
+def raised(by: Path) -> Exception:
+    """An exception that began in a file `by`, in a function of a library that it called."""
+    code = "from json import loads\ndef read():\n    loads('{')\n"
+    names: dict[str, object] = {}
+    exec(compile(code, str(by), "exec"), names)
+    try:
+        names["read"]()  # pyrefly: ignore
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
+def test_the_place_of_a_mistake_is_the_innermost_line_of_the_own_code(tmp_path: Path) -> None:
+    own = Path.cwd() / "src" / "flights"
+    assert Mistake.of(raised(own / "net.py"), 1, own).place == "src/flights/net.py:3 in read"
+    assert Mistake.of(raised(tmp_path / "net.py"), 1, own).place == ""
+    assert "json/decoder.py" in Mistake.of(raised(own / "net.py"), 1, own).traceback
+
+
+def test_a_mistake_in_one_pod_is_known_to_the_others(storage: str, tmp_path: Path) -> None:
+    objects = Objects(storage).below("mistakes-of-pods")
+    first, second = (Place(index, 2, 1, "", 0, tmp_path / str(index)) for index in range(2))
+    for place in (first, second):
+        place.folder.mkdir()
+    assert _mistake(first, objects) is None
+    made = Mistake(rank=1, message="ValueError: no", place="train.py:3 in main", traceback="…")
+    (second.folder / MISTAKE).write_text(made.model_dump_json())
+    assert _mistake(second, objects) == made == _mistake(first, objects)
+    assert list(objects.sizes(MISTAKES)) == [f"{MISTAKES}/1"]
