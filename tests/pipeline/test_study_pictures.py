@@ -1,4 +1,4 @@
-"""The pictures of a study in which trials were stopped, interrupted, and are under way."""
+"""Progress and pictures of a study in which trials were stopped, interrupted, and are under way."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from optuna.trial import TrialState, create_trial
 
 from modelyard.pipeline.study import VALUES
 from modelyard.pipeline.study_pictures import _colour, _in_our_words, draw
+from modelyard.pipeline.tune import Progress
 
 SPACE: dict[str, optuna.distributions.BaseDistribution] = {
     "dropout": optuna.distributions.FloatDistribution(0, 1)
@@ -58,3 +59,16 @@ def test_the_best_and_what_is_stand_out(study: optuna.Study) -> None:
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "validation loss")
     (best,) = (line for line in axes.lines if line.get_label() == "the best: trial 0")
     assert best.get_linewidth() == max(line.get_linewidth() for line in axes.lines)
+
+
+def test_progress_before_any_trial_was_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    study = optuna.create_study()
+    progress = Progress(3, study)
+    study.add_trial(trial(TrialState.PRUNED, None, {1: 1.5}))
+    progress.look()
+    study.add_trial(trial(TrialState.COMPLETE, 0.5, {1: 0.5}))
+    progress.look()
+    progress.look()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("  1 of 3 trials done; ")
+    assert second.startswith("  2 of 3 trials done, the best 0.5000 in trial 1; ")

@@ -123,7 +123,7 @@ def describe(
 def _run_workers(spec: Spec, study: "Study", folder: Path, workers: int) -> None:
     """Raises UserError with what a worker said before it failed."""
     command = [sys.executable, "-m", "modelyard.pipeline.study", str(folder)]
-    progress = Progress(spec, study)
+    progress = Progress(spec.trials, study)
     errors = [folder / f"worker-{number}.txt" for number in range(1, workers + 1)]
     running = []
     try:
@@ -153,8 +153,8 @@ def _run_workers(spec: Spec, study: "Study", folder: Path, workers: int) -> None
 class Progress:
     """How far a study is, in the terminal and as observations of the Dagster asset."""
 
-    def __init__(self, spec: Spec, study: "Study") -> None:
-        self._spec, self._study = spec, study
+    def __init__(self, trials: int, study: "Study") -> None:
+        self._trials, self._study = trials, study
         self._began, self._seen = time.monotonic(), {trial.number for trial in _ended(study)}
         self._before = len(self._seen)
         try:
@@ -172,9 +172,9 @@ class Progress:
             if trial.value is not None and self._context:
                 figures = {"trial": trial.number, "validation_loss": trial.value}
                 self._context.log_event(dg.AssetObservation(ASSET, metadata=figures))
-        wanted, done = self._spec.trials, len(self._seen)
+        wanted, done = self._trials, len(self._seen)
         text = f"{done} of {max(wanted, done)} trials done"
-        if any(trial.value is not None for trial in _ended(self._study)):
+        if counted(self._study, "COMPLETE"):
             best = self._study.best_trial
             text += f", the best {best.value:.4f} in trial {best.number}"
         pace = (time.monotonic() - self._began) / (done - self._before)
