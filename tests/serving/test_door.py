@@ -12,11 +12,13 @@ pytestmark = pytest.mark.xdist_group("serving")
 
 ROW = {"distance": 1400.0, "hour": 17, "wind": 12.5, "carrier": "AA", "dest": "LAX"}
 SERVICE = """
+import os
 from modelyard.serving import ModelService, service
 
 class Guard:
     def __init__(self, app, word):
-        self.app, self.word = app, word.encode()
+        assert os.environ["BENTOML_DO_NOT_TRACK"] == "True"  # ours is there beside theirs
+        self.app, self.word = app, os.environ.get(word, "").encode()
 
     async def __call__(self, scope, receive, send):
         public = scope["type"] != "http" or scope["path"].endswith("/readyz")
@@ -30,6 +32,7 @@ class Guard:
     path_prefix="/v1",
     http={"cors": {"enabled": True, "access_control_allow_origins": ["http://page"]}},
     traffic={"timeout": 0.2},
+    envs=[{"name": "WORD", "value": "open"}],
 )
 class Service(ModelService):
     async def predict(self, rows):
@@ -40,7 +43,7 @@ class Service(ModelService):
             raise TimeoutError("somebody else's")
         return super().predict(rows)
 
-Service.add_asgi_middleware(Guard, word="open")
+Service.add_asgi_middleware(Guard, word="WORD")
 """
 
 

@@ -1,14 +1,17 @@
 """The log takes what it can, never holds up a request, and counts what it lost."""
 
 import json
+import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet
 import pytest
 
 from modelyard.documents import Signature, UserError
@@ -196,6 +199,42 @@ def test_object_storage_by_its_url(tmp_path: Path) -> None:
     assert read(tmp_path)["request_id"].to_list() == ["a"]
     with pytest.raises(UserError, match="MODELYARD_PREDICTION_LOG=nowhere://bucket: "):
         log_to("nowhere://bucket")
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """What follows the bucket in a URL of a real S3 server on loopback; it has one, `bucket`."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED"):
+        monkeypatch.setenv(name, "true")
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = f"endpoint_override={host}:{port}&scheme=http"
+    system, _ = pa.fs.FileSystem.from_uri(f"s3://bucket?{options}&allow_bucket_creation=true")
+    system.create_dir("bucket")
+    yield f"?{options}"
+    server.stop()
+
+
+def test_object_storage_by_s3(storage: str) -> None:
+    log = log_to(f"s3://bucket/predictions/{storage}")
+    log.put(entry("a", [ROW] * 2))
+    log.close()
+    system, _ = pa.fs.FileSystem.from_uri(f"s3://bucket{storage}")
+    (file,) = system.get_file_info(pa.fs.FileSelector("bucket/predictions"))
+    found = pa.parquet.read_table(file.path, filesystem=system)
+    assert found["request_id"].to_pylist() == ["a", "a"]
+
+
+def test_a_bucket_that_takes_nothing_loses_rows_and_counts_them(storage: str) -> None:
+    lost: list[int] = []
+    log = log_to(f"s3://nowhere/predictions{storage}", lost.append)
+    log.put(entry("a", [ROW] * 3))
+    log.close()
+    assert lost == [3]
 
 
 def test_a_later_truth_is_joined_by_id(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What keeps a server from getting ready, and how it says so."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,3 +152,16 @@ def test_without_a_package_serving_ends_with_one_message(tmp_path: Path, service
         pass
     assert "no model package" in str(ended.value) and "make train" in str(ended.value)
     assert "Traceback" not in str(ended.value)
+
+
+def test_arrow_does_not_bring_pandas_but_who_wants_it_has_it() -> None:
+    code = """
+import sys
+from modelyard.serving import memory
+memory.keep_pandas_out()
+import pyarrow as pa
+table = pa.table({"a": pa.array(["b"])})
+assert table.to_pylist() and "pandas" not in sys.modules
+assert table.to_pandas().shape == (1, 1) and "pandas" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

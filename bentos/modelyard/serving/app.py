@@ -195,10 +195,12 @@ def service(
             inner.package = find_package(folder)
         except UserError as error:
             raise BentoMLException(str(error)) from None
+        own = {name: {"name": name, "value": value} for name, value in ENVIRONMENT.items()}
+        theirs = {variable["name"]: variable for variable in settings.get("envs", ())}
+        settings["envs"] = [*(own | theirs).values()]
         defaults: dict[str, Any] = {
             "name": inner.package.manifest.name,
             "workers": 1,
-            "envs": [{"name": name, "value": value} for name, value in ENVIRONMENT.items()],
             # The prediction log and the metrics tell more, and cost less.
             "logging": {"access": {"enabled": False}},
             "metrics": {

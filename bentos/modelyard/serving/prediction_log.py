@@ -112,6 +112,10 @@ class PredictionLog:
         with self._lock:
             self._closed.set()
         self._writer.join(timeout)
+        if self._writer.is_alive():
+            logger.error(
+                "prediction log %s: rows are lost: not written in %g s", self._files.place, timeout
+            )
 
     def _run(self) -> None:
         tables: list[pa.Table] = []
