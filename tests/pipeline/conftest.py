@@ -1,13 +1,15 @@
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
 import pytest
-from pipeline.flights import make_small, write_sample
+from pipeline.flights import Registered, make_small, materialize, write_sample
 from pipeline.ranks import Trained, train
+from support import commit
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +28,20 @@ def repo(
     made = render(tmp_path_factory.mktemp("repo") / "flight-delay")
     make_small(made, sample)
     return made
+
+
+@pytest.fixture(scope="session")
+def registered(
+    render: Callable[..., Path], sample: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Registered:
+    folder = tmp_path_factory.mktemp("registered")
+    source = Path(shutil.copytree(sample, folder / "source"))
+    made = render(folder / "flight-delay")
+    make_small(made, source)
+    commit(made, "Train on little")
+    code, printed = materialize(made)
+    assert code == 0, printed
+    return Registered(made, source, printed)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -23,6 +24,17 @@ COLUMNS = {
         "pressure visib time_hour"
     ).split(),
 }
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A repo whose version 1 was made from its last commit."""
+
+    repo: Path
+    source: Path
+    """a copy of the sample that the repo reads: leave it as it was"""
+    printed: str
+    """by `make train`"""
 
 
 def write_sample(folder: Path) -> None:

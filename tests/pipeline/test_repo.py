@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from pipeline.flights import MONTHS, ROWS, configure, materialize
+from pipeline.flights import MONTHS, ROWS, Registered, configure, materialize
 
 from modelyard.documents import ReleaseEvent, UserError, verify_package
 from modelyard.pipeline.arrays import encode
@@ -27,14 +27,6 @@ from modelyard.pipeline.workspace import Workspace
 pytestmark = pytest.mark.xdist_group("pipeline-repo")
 
 
-@pytest.fixture(scope="module")
-def trained(repo: Path) -> tuple[Path, str]:
-    """The repo after its first training, and what that printed."""
-    code, printed = materialize(repo)
-    assert code == 0, printed
-    return repo, printed
-
-
 @pytest.fixture
 def changed(repo: Path, sample: Path, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """The repo with a copy of the source that a test may spoil."""
@@ -46,8 +38,8 @@ def changed(repo: Path, sample: Path, tmp_path: Path) -> Iterator[tuple[Path, Pa
     (repo / "config.yaml").write_text(config)
 
 
-def test_the_walk_ends_with_a_registered_version(trained: tuple[Path, str]) -> None:
-    repo, printed = trained
+def test_the_walk_ends_with_a_registered_version(registered: Registered) -> None:
+    repo, printed = registered.repo, registered.printed
     state = repo / ".modelyard"
     last = json.loads((state / "last_train.json").read_text())
     assert (last["version"], last["rows"], last["ranks"]) == (1, 3 * ROWS, 2)
@@ -70,8 +62,8 @@ def test_the_walk_ends_with_a_registered_version(trained: tuple[Path, str]) -> N
     assert pl.read_parquet(state / "data" / "replay.parquet").columns == inputs
 
 
-def test_no_row_is_lost(trained: tuple[Path, str]) -> None:
-    data = trained[0] / ".modelyard" / "data"
+def test_no_row_is_lost(registered: Registered) -> None:
+    data = registered.repo / ".modelyard" / "data"
     for month in MONTHS:
         raw, valid, bad = (
             pl.read_parquet(data / stage / f"{month}.parquet")
@@ -83,9 +75,9 @@ def test_no_row_is_lost(trained: tuple[Path, str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def released(trained: tuple[Path, str]) -> Iterator[Workspace]:
+def released(registered: Registered) -> Iterator[Workspace]:
     """Version 1 serves."""
-    workspace = Workspace(trained[0])
+    workspace = Workspace(registered.repo)
     event = ReleaseEvent(
         time=1.0, release="first", sequence=0, candidate=1, stable=1, phase="done",
         weight=100, decision="bootstrapped",
