@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelyard.documents import Manifest, UserError
+from modelyard.pipeline.importing import importing
 from modelyard.pipeline.progress import progress, say
 from modelyard.pipeline.workspace import Workspace, replaced
 
@@ -82,25 +83,22 @@ def materialize(
     """
     started = time.monotonic()
     say("loading the pipeline")
-    import dagster as dg
-    from dagster_shared.utils.warnings import BetaWarning, PreviewWarning
+    log = _new_log(workspace)
+    with importing():
+        import dagster as dg
 
-    for notice in (BetaWarning, PreviewWarning):  # versions are pinned: nothing to act on
-        warnings.filterwarnings("ignore", category=notice)
-    definitions = _definitions(workspace)
-    logs = workspace.state / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    for old in sorted(logs.glob("*.log"))[:-LOGS_KEPT]:
-        old.unlink()
-    log = logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    watched = dg.Definitions.merge(definitions, dg.Definitions(loggers={"progress": progress(log)}))
-    job = watched.resolve_implicit_global_asset_job_def()
-    chosen = _select(watched, assets)
-    with dg.DagsterInstance.get() as instance:
+        definitions = dg.Definitions.merge(
+            _definitions(workspace), dg.Definitions(loggers={"progress": progress(log)})
+        )
+        job = definitions.resolve_implicit_global_asset_job_def()
+        chosen = _select(definitions, assets)
+        tags = _range(definitions, chosen, partitions)
+        instance = dg.DagsterInstance.get()
+    with instance:
         result = job.execute_in_process(
             instance=instance,
             asset_selection=chosen,
-            tags=_range(watched, chosen, partitions),
+            tags=tags,
             run_config={
                 "loggers": {"progress": {}},
                 "ops": {name: {"config": own} for name, own in (config or {}).items()},
@@ -127,9 +125,20 @@ def alone(workspace: Workspace) -> Iterator[None]:
         yield
 
 
+def _new_log(workspace: Workspace) -> Path:
+    logs = workspace.state / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for old in sorted(logs.glob("*.log"))[:-LOGS_KEPT]:
+        old.unlink()
+    return logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+
+
 def _definitions(workspace: Workspace) -> "dg.Definitions":
     import dagster as dg
+    from dagster_shared.utils.warnings import BetaWarning, PreviewWarning
 
+    for notice in (BetaWarning, PreviewWarning):  # versions are pinned: nothing to act on
+        warnings.filterwarnings("ignore", category=notice)
     tool = tomllib.loads((workspace.root / "pyproject.toml").read_text()).get("tool", {})
     try:
         package = tool["dg"]["project"]["root_module"]

@@ -2,12 +2,15 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import dagster as dg
+if TYPE_CHECKING:
+    import dagster as dg
 
 
-def progress(log: Path) -> dg.LoggerDefinition:
+def progress(log: Path) -> "dg.LoggerDefinition":
     """A Dagster logger: short lines in the terminal, everything in the file `log`."""
+    import dagster as dg
 
     @dg.logger
     def logger(_: dg.InitLoggerContext) -> logging.Logger:

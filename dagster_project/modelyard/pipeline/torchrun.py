@@ -14,13 +14,15 @@ import threading
 from multiprocessing import forkserver
 from pathlib import Path
 
+from modelyard.pipeline.importing import importing
+
 
 def main() -> None:
     os.environ["PYTHONUNBUFFERED"] = "1"  # what a rank prints is seen at once
     forkserver.set_forkserver_preload(["modelyard.pipeline.imported"])
     forkserver.ensure_running()
-    from torch.distributed.run import main as torchrun
-
+    with importing():
+        from torch.distributed.run import main as torchrun
     if not sys.stdin.readline():
         return
     threading.Thread(target=_stop_with_the_starter, daemon=True).start()

@@ -37,8 +37,9 @@ from modelyard.pipeline.workspace import replaced
 
 Settings = TypeVar("Settings", bound=TrainingSettings)
 
-PATIENCE = timedelta(minutes=2)
-"""how long a rank waits for the others before it gives up"""
+PATIENCE = timedelta(minutes=10)
+"""how long a rank waits for the others before it gives up: they may be sending a large checkpoint
+to a slow storage. The loss of one that is gone is noticed at once."""
 KEPT: list[Any] = []
 """Process groups until the rank is gone: gloo's end, when Python counts its last reference, waits
 for a thread that waits for Python (torch 2.13, ProcessGroupGloo::~ProcessGroupGloo)."""
