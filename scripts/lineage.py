@@ -48,7 +48,7 @@ def main(repo: Path, picture: Path) -> None:
             subprocess.run(
                 [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
                  "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                 f"--user-data-dir={profile}", "--window-size=2700,1000", "--hide-scrollbars",
+                 f"--user-data-dir={profile}", "--window-size=2700,1330", "--hide-scrollbars",
                  "--virtual-time-budget=20000", f"--screenshot={picture.resolve()}",
                  f"{url}/asset-groups?expanded={opened}"],
                 check=True, timeout=120, stderr=subprocess.DEVNULL,
