@@ -47,6 +47,7 @@ bench: setup ## measurements, as ratios
 	python -m benchmarks.orchestration --json
 	python -m benchmarks.training --json
 	python -m benchmarks.serving --json
+	python -m benchmarks.batch --json
 	python -m benchmarks.canary --json
 
 golden: setup ## write the rendered YAML anew that tests compare
