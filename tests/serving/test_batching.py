@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelyard.serving.admission import LARGE_BYTES, MOST_BYTES, Admission, most_waiting
+from modelyard.serving.admission import CALM_S, LARGE_BYTES, MOST_BYTES, Admission, most_waiting
 from modelyard.serving.batching import MOST_ROWS, Batcher
 from modelyard.serving.parsing import Inputs
 
@@ -106,6 +106,26 @@ def test_the_queue_is_bounded_by_number_and_by_bytes() -> None:
         large.enter(10 * LARGE_BYTES)
     assert large.full(1)
     assert not Admission(1).full(10 * MOST_BYTES), "alone, any finds a place"
+
+
+def test_a_queue_that_was_full_is_kept_short_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    admission = Admission(8)
+    admission.shrinks = True
+    for _ in range(8):
+        assert not admission.full(1)
+        admission.enter(1)
+    assert admission.full(1)
+    for _ in range(6):
+        admission.leave(1)
+    now = CALM_S
+    assert admission.full(1), "two wait, a quarter of eight"
+    admission.leave(1)
+    assert not admission.full(1)
+    admission.enter(1)
+    now = CALM_S + 1
+    assert not admission.full(1)
 
 
 def test_what_was_just_read_counts_until_the_loop_has_seen_it() -> None:

@@ -17,7 +17,7 @@ from modelyard.serving import ModelService, service
 
 class Guard:
     def __init__(self, app, word):
-        assert os.environ["BENTOML_DO_NOT_TRACK"] == "True"  # ours is there beside theirs
+        assert os.environ["ARROW_DEFAULT_MEMORY_POOL"] == "system"  # ours, beside theirs
         self.app, self.word = app, os.environ.get(word, "").encode()
 
     async def __call__(self, scope, receive, send):

@@ -1,6 +1,8 @@
 """What may wait for an answer in one worker: not too many requests, and not too much work."""
 
 import asyncio
+import math
+import time
 
 MOST = 128
 """requests; see `most_waiting`"""
@@ -12,6 +14,11 @@ MOST_BYTES = 2**20
 """of bodies: as JSON they take about 10 ns a byte, which is `QUEUE_S`, too"""
 LARGE_BYTES = 64 * 1024
 """no body counts for more: a few large ones shall not keep the small ones out"""
+STANDING = 0.25
+"""of these bounds, for a while after the queue was full: a queue that stays full adds nothing
+but latency (Nichols and Jacobson, "Controlling Queue Delay", 2012)"""
+CALM_S = 10.0
+"""after which the whole queue is there again, for the next burst"""
 MOST_BUFFERED = 256 * 2**20
 """bytes of bodies that are still coming, slowly, and hold no place"""
 
@@ -30,18 +37,30 @@ class Admission:
 
     def __init__(self, most: int) -> None:
         self.most = most
+        self.shrinks = False
+        """whether to keep `STANDING` of it only; not where requests wait for something else
+        than the processor, and more of them at once mean more answers"""
         self.waiting = 0
         """requests"""
         self.buffered = 0
         """bytes of the bodies that are still coming"""
         self._bytes = 0
         self._expected = self._expected_bytes = 0
+        self._overflowed = -math.inf
 
     def full(self, size: int) -> bool:
         """Whether a request with so many bytes finds no place. Alone, any does."""
         others = self.waiting + self._expected
+        if not others:
+            return False
         bytes_ = self._bytes + self._expected_bytes + min(size, LARGE_BYTES)
-        return others >= self.most or (others > 0 and bytes_ > MOST_BYTES)
+        if others >= self.most or bytes_ > MOST_BYTES:
+            if self.shrinks:
+                self._overflowed = time.monotonic()
+            return True
+        if time.monotonic() - self._overflowed > CALM_S:
+            return False
+        return others >= self.most * STANDING or bytes_ > MOST_BYTES * STANDING
 
     def expect(self, size: int) -> None:
         """A request has just been read; it enters in this turn of the event loop, if it does."""

@@ -106,6 +106,7 @@ class ModelService:
             self.admission.most = math.ceil(most / count)
         elif not self.max_waiting and not code:
             self.admission.most = most_waiting(self.predictor.row_s)
+        self.admission.shrinks = code is None
         sys.setswitchinterval(SWITCH_S)
         self._flusher = asyncio.create_task(self._flush())
         on_sigterm(self._drain, drain)

@@ -6,6 +6,7 @@ import logging
 import operator
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ TABLE_BYTES = 2 * 2**20
 FLUSH_S = 10.0
 TABLE_S = 0.25
 """seconds between two turns of the writer, which makes a table of what has come meanwhile"""
+NICENESS = 10
+"""of the writer: as an equal it kept the event loop from its processor for milliseconds"""
 
 logger = logging.getLogger("bentoml.modelyard")
 
@@ -118,6 +121,7 @@ class PredictionLog:
             )
 
     def _run(self) -> None:
+        _step_back()
         tables: list[pa.Table] = []
         since = time.monotonic()
         while True:
@@ -160,6 +164,12 @@ class PredictionLog:
                 logger.error("prediction log %s: rows are lost: %s", self._files.place, error)
             self._failing = True
             return []
+
+
+def _step_back() -> None:
+    """Have this thread yield its processor to those that answer requests."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 _form, _body = operator.attrgetter("form"), operator.attrgetter("body")
