@@ -56,6 +56,7 @@ def containerize(bento: Path, tag: str) -> None:
         links = os.environ.get("UV_FIND_LINKS", "")
         if Path(links).is_absolute():
             options += ["--opt", f"volume={links}:{links}:ro"]
+            options += ["--opt", f"build-arg=UV_FIND_LINKS={links}"]
     name = f"{bento.parent.name}:{bento.name}"
     home = {"BENTOML_HOME": str(bento.parents[2]), "BENTOML_DO_NOT_TRACK": "True"}
     command = [sys.executable, "-m", "bentoml", "containerize", name, "--image-tag", tag, *options]

@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,9 @@ def _assemble(
     wheel = write_wheel(context / WHEELS)
     own = project.get("optional-dependencies", {}).get("serving", [])
     needs = ["modelyard[serving]", runtime_of(package), *own]
-    pins = pinned(needs)
-    lines = hashed([pin for pin in pins if not pin.startswith("modelyard==")])
+    own_pin = f"modelyard=={metadata.version('modelyard')}"
+    lines = hashed([pin for pin in pinned(needs) if not pin.startswith("modelyard==")])
+    pins = sorted([own_pin, *(line.split()[0] for line in lines)])
     lines.append(f"./{WHEELS}/{wheel.name} --hash={file_hash(wheel)}")
     (context / REQUIREMENTS).write_text("\n".join(lines) + "\n")
     (context / INSTALLER).write_text("\n".join(hashed([shipped_pin("uv")])) + "\n")

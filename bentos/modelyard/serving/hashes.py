@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import Version
 
 from modelyard.documents import UserError
 from modelyard.serving.image import TORCH_BACKEND
@@ -26,7 +27,8 @@ def hashed(pins: list[str]) -> list[str]:
     """`name==version --hash=sha256:…`, one line for each pin, in their order.
 
     Looked up in what modelyard brings, then in the wheels of $UV_FIND_LINKS, then at the
-    index that uv is configured for (with $UV_TORCH_BACKEND, else `cpu`).
+    index that uv is configured for. The version is that of the file: `torch==2.13.0+cpu` for
+    `torch==2.13.0`, since uv holds no other to have that hash.
 
     Raises:
         UserError: the index can't be asked, or does not have a pin.
@@ -36,8 +38,8 @@ def hashed(pins: list[str]) -> list[str]:
         if missing := [pin for pin in pins if pin not in known]:
             known |= find(missing)
     if missing := [pin for pin in pins if pin not in known]:
-        raise UserError(f"{', '.join(missing)}: the index tells no hash, and none is installed so")
-    return [" ".join([pin, *(f"--hash={h}" for h in known[pin])]) for pin in pins]
+        raise UserError(f"{', '.join(missing)}: the index has no hash of such a file")
+    return [known[pin] for pin in pins]
 
 
 def file_hash(path: Path) -> str:
@@ -50,36 +52,44 @@ def shipped_pin(name: str) -> str:
     return next(pin for pin in _parsed(SHIPPED.read_text()) if pin.startswith(f"{name}=="))
 
 
-def _parsed(text: str) -> dict[str, list[str]]:
-    """Pin → hashes, from a requirements file as uv writes it."""
-    return {
-        pin: re.findall(r"sha256:[0-9a-f]{64}", block) for pin, block in _REQUIREMENT.findall(text)
-    }
+def _parsed(text: str) -> dict[str, str]:
+    """Pin → its line, from a requirements file as uv writes it."""
+    found = {}
+    for pin, block in _REQUIREMENT.findall(text):
+        found |= _line(pin, re.findall(r"sha256:[0-9a-f]{64}", block))
+    return found
 
 
-def _local(pins: list[str]) -> dict[str, list[str]]:
-    """Of wheels in $UV_FIND_LINKS, for which uv tells none; the index is not asked, too."""
-    found: dict[str, list[str]] = {}
+def _line(pin: str, hashes: list[str]) -> dict[str, str]:
+    """The pin without the local part of its version → the whole line."""
+    return {pin.partition("+")[0]: " ".join([pin, *(f"--hash={each}" for each in hashes)])}
+
+
+def _local(pins: list[str]) -> dict[str, str]:
+    """Of wheels in $UV_FIND_LINKS, for which uv tells no hash; of the version that uv prefers."""
+    wheels: dict[tuple[str, Version], list[Path]] = {}
     for folder in re.split(r"[,\s]+", os.environ.get("UV_FIND_LINKS", "")):
         for wheel in sorted(Path(folder).glob("*.whl")) if folder else []:
             try:
                 name, version, _, _ = parse_wheel_filename(wheel.name)
             except InvalidWheelFilename:
                 continue
-            pin = f"{name}=={version.public}"
-            if pin in pins:
-                found.setdefault(pin, []).append(file_hash(wheel))
+            if f"{name}=={version.public}" in pins:
+                wheels.setdefault((name, version), []).append(wheel)
+    found: dict[str, str] = {}
+    for (name, version), files in sorted(wheels.items()):
+        found |= _line(f"{name}=={version}", [file_hash(file) for file in files])
     return found
 
 
-def _asked(pins: list[str]) -> dict[str, list[str]]:
+def _asked(pins: list[str]) -> dict[str, str]:
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
     if uv is None:
         raise UserError(f"{', '.join(pins)}: uv is missing, which asks the index for their hashes")
     asked = subprocess.run(
         [uv, "pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-annotate", "-"],
         input="\n".join(pins),
-        env={**os.environ, "UV_TORCH_BACKEND": TORCH_BACKEND},
+        env=os.environ | ({"UV_TORCH_BACKEND": TORCH_BACKEND} if TORCH_BACKEND else {}),
         capture_output=True,
         text=True,
     )
@@ -88,5 +98,4 @@ def _asked(pins: list[str]) -> dict[str, list[str]]:
             f"{', '.join(pins)}: the index can't be asked for their hashes, without which an "
             f"image installs nothing:\n{asked.stderr.strip()}"
         )
-    # torch==2.13.0+cpu is a build of torch==2.13.0
-    return {re.sub(r"\+.*", "", pin): h for pin, h in _parsed(asked.stdout).items()}
+    return _parsed(asked.stdout)

@@ -19,16 +19,20 @@ REQUIREMENTS = "requirements.txt"
 INSTALLER = "uv.txt"
 """what installs it, with hashes"""
 WHEELS = "wheels"
-TORCH_BACKEND = os.environ.get("UV_TORCH_BACKEND", "cpu")
-"""which build of torch is meant, where one is needed (see uv's documentation)"""
+TORCH_BACKEND = os.environ.get("UV_TORCH_BACKEND") or (
+    "" if os.environ.get("UV_FIND_LINKS") else "cpu"
+)
+"""which build of torch is meant, where one is needed (see uv's documentation); among wheels
+of one's own it is theirs, for with a backend uv asks torch's index nevertheless"""
 
 # Nothing is installed without its hash. Nothing is built: that would take a compiler, and runs
 # code of the package. BentoML adds itself without a hash: the constraint has it.
 INSTALL = f"""true
 FROM base-container AS install
 ENV UV_REQUIRE_HASHES=1 UV_NO_BUILD=1 UV_CONSTRAINT=/install/pins.txt PIP_BREAK_SYSTEM_PACKAGES=1
-ARG UV_TORCH_BACKEND={TORCH_BACKEND}
+ARG UV_TORCH_BACKEND{TORCH_BACKEND and "=" + TORCH_BACKEND}
 ARG UV_DEFAULT_INDEX
+ARG UV_FIND_LINKS
 COPY ./src/{REQUIREMENTS} ./src/{INSTALLER} /install/
 RUN grep '==' /install/{REQUIREMENTS} > /install/pins.txt && \\
     (command -v uv > /dev/null || \\

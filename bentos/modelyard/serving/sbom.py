@@ -6,6 +6,7 @@ The base image's own packages are not in it: a scanner lists those from the imag
 import json
 from importlib import metadata
 from typing import Any
+from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
 
 
@@ -45,7 +46,7 @@ def sbom(name: str, version: int, pins: list[str], files: dict[str, str]) -> str
 
 
 def _package(name: str, version: str) -> dict[str, Any]:
-    url = f"pkg:pypi/{name}@{version}"
+    url = f"pkg:pypi/{name}@{quote(version)}"
     package: dict[str, Any] = {
         "type": "library",
         "bom-ref": url,
