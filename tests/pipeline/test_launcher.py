@@ -31,7 +31,7 @@ def test_two_ranks_train(uninterrupted: Trained) -> None:
     ],
 )
 def test_a_rank_that_fails_for_good_is_named_and_takes_the_others_along(
-    fault: str, restarts: int, message: str, tmp_path: Path
+    fault: str, restarts: int, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match=message) as caught:
         train(tmp_path, fault, small(restarts=restarts))
@@ -39,6 +39,9 @@ def test_a_rank_that_fails_for_good_is_named_and_takes_the_others_along(
     work = tmp_path / "work"
     assert not (work / WEIGHTS).exists() and not (work / HISTORY).exists()
     assert not running(tmp_path)
+    logged = capfd.readouterr().err  # by Dagster
+    assert ("ValueError: rank 1 has seen a ghost\nin the data" in logged) == (fault == "raises")
+    assert "Traceback" in logged
 
 
 def test_a_rank_that_exits_without_a_word(tmp_path: Path) -> None:
