@@ -9,8 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pipeline.job_controller import JobController
 from pipeline.ranks import running, small
 
+from modelyard.documents import UserError
+from modelyard.pipeline import cluster
+from modelyard.pipeline.indexed_job import KubernetesSettings, Training, objects
 from modelyard.pipeline.job import LOG, MISTAKE, Mistake
 from modelyard.pipeline.launcher import TorchLauncher, failure, traceback_of
 from modelyard.pipeline.objects import Objects
@@ -142,3 +146,35 @@ def test_a_mistake_in_one_pod_is_known_to_the_others(storage: str, tmp_path: Pat
     (second.folder / MISTAKE).write_text(made.model_dump_json())
     assert _mistake(second, objects) == made == _mistake(first, objects)
     assert list(objects.sizes(MISTAKES)) == [f"{MISTAKES}/1"]
+
+
+def test_a_job_that_lacks_its_service_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pods would never find one another."""
+    monkeypatch.setattr(cluster, "LEAVING", 0)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    given = {"namespace": "default", "image": "nowhere/training:1", "storage": "s3://b/f"}
+    settings = KubernetesSettings.model_validate(given)
+    job, service, policy = objects(
+        Training(name="t", module="m", settings=settings, ranks=1, restarts=0, variables={})
+    )
+    standing = JobController(tmp_path / "pods")
+    try:
+        (tmp_path / "kubeconfig").write_text(standing.kubeconfig())
+        there = cluster.Cluster(settings)
+        there.create([job, service, policy])
+        assert there.job("t")
+        there.delete("t")
+        until = time.monotonic() + 60
+        while there.job("t") and time.monotonic() < until:
+            time.sleep(0.05)
+        assert there._create(service)  # of somebody else
+        with pytest.raises(UserError, match="a Service t is there already, and of no training"):
+            there.create([job, service, policy])
+        while there.job("t") and time.monotonic() < until:
+            time.sleep(0.05)
+        assert there.job("t") is None
+    finally:
+        standing.stop()
