@@ -89,6 +89,7 @@ def test_a_candidate_that_dies_loses_its_users(serving: Repo) -> None:
     result = json.loads(done.stdout)
     assert (done.returncode, result["decision"]) == (2, "rolled_back")
     assert "the candidate's servers ended" in result["reason"]
+    assert "the end of its log" in result["reason"] and "Fixture" in result["reason"]
     assert len(users.failed) <= 0.5 * users.requests and serving.answers() == 1
 
 
