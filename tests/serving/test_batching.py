@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelyard.serving.admission import CALM_S, LARGE_BYTES, MOST_BYTES, Admission, most_waiting
+from modelyard.serving.admission import (
+    BURST_S,
+    LARGE_BYTES,
+    MOST_BYTES,
+    PROBE_S,
+    Admission,
+    most_waiting,
+)
 from modelyard.serving.batching import MOST_ROWS, Batcher
 from modelyard.serving.parsing import Inputs
 
@@ -108,24 +115,30 @@ def test_the_queue_is_bounded_by_number_and_by_bytes() -> None:
     assert not Admission(1).full(10 * MOST_BYTES), "alone, any finds a place"
 
 
-def test_a_queue_that_was_full_is_kept_short_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_that_stays_full_is_kept_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until nothing was refused for a while, and again and again to see whether it still is."""
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     admission = Admission(8)
     admission.shrinks = True
-    for _ in range(8):
-        assert not admission.full(1)
-        admission.enter(1)
-    assert admission.full(1)
-    for _ in range(6):
-        admission.leave(1)
-    now = CALM_S
-    assert admission.full(1), "two wait, a quarter of eight"
-    admission.leave(1)
-    assert not admission.full(1)
-    admission.enter(1)
-    now = CALM_S + 1
-    assert not admission.full(1)
+
+    def places() -> int:
+        count = 0
+        while not admission.full(1):
+            admission.enter(1)
+            count += 1
+        for _ in range(count):
+            admission.leave(1)
+        return count
+
+    found = []
+    while now < PROBE_S + 0.3:  # refused all the time
+        found.append(places())
+        now += 0.05
+    assert found[:3] == [8, 8, 8] and found[4] == 3 and found.count(8) < 10
+    assert 8 in found[-7:], "the whole queue is tried again"
+    now += BURST_S + 0.01
+    assert places() == 8
 
 
 def test_what_was_just_read_counts_until_the_loop_has_seen_it() -> None:

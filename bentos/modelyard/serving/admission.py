@@ -14,11 +14,13 @@ MOST_BYTES = 2**20
 """of bodies: as JSON they take about 10 ns a byte, which is `QUEUE_S`, too"""
 LARGE_BYTES = 64 * 1024
 """no body counts for more: a few large ones shall not keep the small ones out"""
-STANDING = 0.25
-"""of these bounds, for a while after the queue was full: a queue that stays full adds nothing
-but latency (Nichols and Jacobson, "Controlling Queue Delay", 2012)"""
-CALM_S = 10.0
-"""after which the whole queue is there again, for the next burst"""
+STANDING = 1 / 3
+"""of these bounds, while requests are refused all the time: a queue that stays full adds
+nothing but latency (Nichols and Jacobson, "Controlling Queue Delay", 2012)"""
+BURST_S = 0.1
+"""after which refusals are no burst's, and without any of which they are over"""
+PROBE_S = 30.0
+"""after which the whole queue is tried again: those who ask may fit into it by now"""
 MOST_BUFFERED = 256 * 2**20
 """bytes of bodies that are still coming, slowly, and hold no place"""
 
@@ -46,21 +48,24 @@ class Admission:
         """bytes of the bodies that are still coming"""
         self._bytes = 0
         self._expected = self._expected_bytes = 0
-        self._overflowed = -math.inf
+        self._refusing = self._refused = -math.inf  # since when, and last
 
     def full(self, size: int) -> bool:
         """Whether a request with so many bytes finds no place. Alone, any does."""
         others = self.waiting + self._expected
         if not others:
             return False
+        now = time.monotonic()
+        paused = now - self._refused > BURST_S
+        standing = self.shrinks and not paused and self._refused - self._refusing > BURST_S
+        share = STANDING if standing else 1.0
         bytes_ = self._bytes + self._expected_bytes + min(size, LARGE_BYTES)
-        if others >= self.most or bytes_ > MOST_BYTES:
-            if self.shrinks:
-                self._overflowed = time.monotonic()
-            return True
-        if time.monotonic() - self._overflowed > CALM_S:
+        if others < self.most * share and bytes_ <= MOST_BYTES * share:
             return False
-        return others >= self.most * STANDING or bytes_ > MOST_BYTES * STANDING
+        if paused or now - self._refusing > PROBE_S:
+            self._refusing = now
+        self._refused = now
+        return True
 
     def expect(self, size: int) -> None:
         """A request has just been read; it enters in this turn of the event loop, if it does."""
