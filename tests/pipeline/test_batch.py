@@ -198,11 +198,8 @@ def checks(predicted: tuple[Workspace, str], tmp_path: Path) -> Iterator[Any]:
 
     def check(**limits: float) -> dict[str, dg.AssetCheckResult]:
         package = predicted[0].registered(1)
-        figures = {MONTH: {"first_reason": "row 3: hour: is missing"}}
-        found = checked(
-            "predictions", own, package, figures, "predictions_quarantine",
-            PredictionSettings(**limits),
-        )  # fmt: skip
+        reasons = {MONTH: "row 3: hour: is missing"}
+        found = checked(own, package, reasons, PredictionSettings(**limits))
         return {str(result.check_name): result for result in found}
 
     yield own, check

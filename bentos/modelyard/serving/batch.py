@@ -139,8 +139,11 @@ def score(
     """
     chosen = read_package(package)
     source = Source(given, chosen.signature)
-    if given.resolve() in (output.resolve(), output.resolve().parent):
-        raise UserError(f"{output}: lies in the input; choose another output")
+    for path in (output.resolve(), quarantine.resolve()):
+        if given.resolve() in (path, path.parent):
+            raise UserError(f"{path}: lies in the input; choose another output")
+    if output.resolve() == quarantine.resolve():
+        raise UserError(f"{output}: is wanted for the scores and for the quarantine")
     scorer = Scorer(chosen, source.schema)
     with _temporary(output, quarantine) as (scored, refused):
         counts = _write(source, scorer, scored, refused, progress)
@@ -232,8 +235,9 @@ def _temporary(*paths: Path) -> Iterator[list[Path]]:
     new = [path.with_name(f".{path.name}.{os.getpid()}") for path in paths]
     try:
         yield new
-    except OSError as error:
-        said = os.strerror(error.errno) if error.errno else error
+    except (OSError, pa.ArrowException) as error:
+        number = getattr(error, "errno", None)
+        said = os.strerror(number) if number else error
         named = " and ".join(map(str, paths))
         raise UserError(f"{named}: cannot be written: {said}; nothing was changed") from None
     finally:

@@ -23,18 +23,16 @@ import polars.selectors as cs
 
 from modelyard.documents import Signature, UserError
 from modelyard.pipeline.assets import Results, partitions_done, partitions_of
-from modelyard.pipeline.batch_checks import CHECKS, checked
+from modelyard.pipeline.batch_checks import ASSET, CHECKS, QUARANTINE, checked
 from modelyard.pipeline.challenge import find_champion
 from modelyard.pipeline.registry import fetch, is_registered
 from modelyard.pipeline.settings import PredictionSettings
 from modelyard.pipeline.workspace import Workspace
 
-__all__ = ["ASSET", "CHECKS", "GROUP", "Predict", "predict"]
+__all__ = ["CHECKS", "GROUP", "Predict", "predict"]
 
-ASSET = "predictions"
 GROUP = "predictions"
 """of the asset; `make train` leaves it out"""
-QUARANTINE = "predictions_quarantine"
 COMMAND = (sys.executable, "-m", "modelyard.serving.batch")
 
 
@@ -60,7 +58,7 @@ def predict(
             package does not take what features() gives.
     """
     version = choose(workspace, how.version)
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     for month in partitions_of(context):
         counts = _predict(workspace, month, features, signature.target, version)
         figures[month] = {
@@ -73,8 +71,8 @@ def predict(
     scored = sum(numbers["dagster/row_count"] for numbers in figures.values())
     text = f"{scored:,} rows of {_span([*figures])} by version {version}"
     yield partitions_done(context, ASSET, text, figures)
-    package = workspace.registered(version)
-    yield from checked(ASSET, workspace, package, figures, QUARANTINE, settings)
+    reasons = {month: numbers["first_reason"] for month, numbers in figures.items()}
+    yield from checked(workspace, workspace.registered(version), reasons, settings)
 
 
 def choose(workspace: Workspace, version: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import dagster as dg
 import numpy as np
@@ -12,86 +12,109 @@ from modelyard.pipeline.frames import rows_in
 from modelyard.pipeline.settings import PredictionSettings
 from modelyard.pipeline.workspace import Workspace
 
+ASSET, QUARANTINE = "predictions", "predictions_quarantine"
+"""the asset, and the stage of the rows that were not scored"""
 EVERY_ROW, SHARE, SHIFT = "every_row", "quarantined_share", "score_shift"
 CHECKS = [
     dg.AssetCheckSpec(
-        EVERY_ROW, asset="predictions", blocking=True,
+        EVERY_ROW, asset=ASSET, blocking=True,
         description="Each valid row is scored or in quarantine.",
     ),
     dg.AssetCheckSpec(
-        SHARE, asset="predictions", blocking=True,
+        SHARE, asset=ASSET, blocking=True,
         description="Few enough rows do not fit the model's signature.",
     ),
     dg.AssetCheckSpec(
-        SHIFT, asset="predictions",
+        SHIFT, asset=ASSET,
         description="The scores are distributed as those of the package's reference rows.",
     ),
 ]  # fmt: skip
 BINS = 10
 LEAST_SHARE = 1e-4
 """of a bin, so that an empty one has a logarithm"""
-Figures = Mapping[str, Mapping[str, Any]]
+
+
+class Rows(NamedTuple):
+    """Of one partition, as its files hold them."""
+
+    valid: int
+    scored: int
+    quarantined: int
+
+    @property
+    def share(self) -> float:
+        return self.quarantined / max(1, self.scored + self.quarantined)
 
 
 def checked(
-    asset: str,
-    workspace: Workspace,
-    package: Path,
-    figures: Figures,
-    quarantine: str,
-    settings: PredictionSettings,
+    workspace: Workspace, package: Path, reasons: Mapping[str, str], settings: PredictionSettings
 ) -> Iterator[dg.AssetCheckResult]:
     """The checks over all partitions of a run; each tells of the worst.
 
     Args:
-        figures: of each month, among others its `quarantined` rows and the `first_reason`.
-        quarantine: the stage of the rows that were not scored.
+        reasons: of each month, why its first row in quarantine is there.
     """
-
-    def result(name: str, passed: bool, text: str, **told: Any) -> dg.AssetCheckResult:
-        return dg.AssetCheckResult(
-            asset_key=asset, check_name=name, passed=passed, description=text, metadata=told,
-            severity=dg.AssetCheckSeverity.WARN if name == SHIFT else dg.AssetCheckSeverity.ERROR,
-        )  # fmt: skip
-
+    stages = ("valid", ASSET, QUARANTINE)
     rows = {
-        month: [
-            rows_in([workspace.partition(stage, month)]) for stage in ("valid", asset, quarantine)
-        ]
-        for month in figures
+        month: Rows(*(rows_in([workspace.partition(stage, month)]) for stage in stages))
+        for month in reasons
     }
-    lost = {month: (v, s, q) for month, (v, s, q) in rows.items() if v != s + q}
-    text = "; ".join(
-        f"{month}: {s:,} scored and {q:,} in quarantine of {v:,} valid rows: features() must give "
-        "a row for each"
-        for month, (v, s, q) in list(lost.items())[:1]
-    )
-    read = sum(v for v, _, _ in rows.values())
-    yield result(EVERY_ROW, not lost, text or f"{read:,} valid rows, none is lost", rows=read)
+    yield _every_row(rows)
+    yield _share(rows, reasons, settings.max_quarantined_share)
+    reference = pl.read_parquet(package / "reference.parquet")
+    shifts = {
+        month: shift(reference, pl.scan_parquet(workspace.partition(ASSET, month)))
+        for month in rows
+        if rows[month].scored
+    }
+    yield _shift(shifts, settings.max_score_shift)
 
-    worst = max(figures, key=lambda month: rows[month][2] / max(1, sum(rows[month][1:])))
+
+def _every_row(rows: Mapping[str, Rows]) -> dg.AssetCheckResult:
+    read = sum(one.valid for one in rows.values())
+    text = f"{read:,} valid rows, none is lost"
+    lost = [m for m, one in rows.items() if one.valid != one.scored + one.quarantined]
+    if lost:
+        one = rows[lost[0]]
+        text = (
+            f"{lost[0]}: {one.scored:,} scored and {one.quarantined:,} in quarantine of "
+            f"{one.valid:,} valid rows: features() must give a row for each"
+        )
+    return dg.AssetCheckResult(
+        asset_key=ASSET, check_name=EVERY_ROW, passed=not lost, description=text,
+        metadata={"rows": read},
+    )  # fmt: skip
+
+
+def _share(
+    rows: Mapping[str, Rows], reasons: Mapping[str, str], limit: float
+) -> dg.AssetCheckResult:
+    worst = max(rows, key=lambda month: rows[month].share)
     _, scored, bad = rows[worst]
-    share = bad / max(1, scored + bad)
-    limit = settings.max_quarantined_share
+    share = rows[worst].share
     text = f"{worst}: {bad:,} of {scored + bad:,} rows ({share:.2%}) do not fit the signature"
     if share > limit:
         text += (
             f", more than predictions.max_quarantined_share ({limit:.2%}): "
-            f"{figures[worst]['first_reason']}. See {workspace.partition(quarantine, worst)}"
+            f"{reasons[worst]}. See .modelyard/data/{QUARANTINE}/{worst}.parquet"
         )
-    yield result(SHARE, share <= limit, text, worst_share=share, limit=limit)
+    return dg.AssetCheckResult(
+        asset_key=ASSET, check_name=SHARE, passed=share <= limit, description=text,
+        metadata={"worst_share": share, "limit": limit},
+    )  # fmt: skip
 
-    reference = pl.read_parquet(package / "reference.parquet")
-    shifts = {
-        month: shift(reference, pl.scan_parquet(workspace.partition(asset, month)))
-        for month in figures
-        if rows[month][1]
-    }
+
+def _shift(shifts: Mapping[str, float], limit: float) -> dg.AssetCheckResult:
     worst = max(shifts, key=lambda month: shifts[month], default="")
-    value, limit = shifts.get(worst, 0.0), settings.max_score_shift
-    text = f"{worst}: index {value:.3f} against the reference"
-    text += f", more than predictions.max_score_shift ({limit:g})" if value > limit else ""
-    yield result(SHIFT, value <= limit, text, worst_index=value, limit=limit, months=shifts)
+    value = shifts.get(worst, 0.0)
+    text = f"{worst}: index {value:.3f} against the reference" if shifts else "no scores"
+    if value > limit:
+        text += f", more than predictions.max_score_shift ({limit:g})"
+    return dg.AssetCheckResult(
+        asset_key=ASSET, check_name=SHIFT, passed=value <= limit, description=text,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"worst_index": value, "limit": limit, "months": dict(shifts)},
+    )  # fmt: skip
 
 
 def shift(reference: pl.DataFrame, predictions: pl.LazyFrame) -> float:
