@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from modelyard.documents import (
     write_manifest,
 )
 from modelyard.documents.signature import Number
-from modelyard.pipeline import registry
+from modelyard.pipeline import registry, tracking
 from modelyard.pipeline.challenge import find_champion
 from modelyard.pipeline.registry import fetch, register
 from modelyard.pipeline.workspace import Workspace
@@ -55,9 +56,16 @@ def write_package(
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a registry that holds nothing: MLflow takes seconds to make one."""
-    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
+    """The file of a registry that holds nothing: MLflow takes seconds to make one.
+
+    Two threads ask for it, as the live curves and the registration of a short training do.
+    """
+    made = Workspace(tmp_path_factory.mktemp("registry"))
+    path = made.state / "mlflow.db"
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(tracking._make_database, made) for _ in range(2)]
+        files = {each.result() or path.stat().st_ino for each in as_completed(both)}
+    assert len(files) == 1, "what one of them uses is not replaced by the other"
     return path
 
 

@@ -4,6 +4,7 @@
 may go on, and the package that is made of its weights joins the same run.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -71,8 +72,14 @@ def _make_database(workspace: Workspace) -> None:
         return
     from mlflow import MlflowClient
 
-    with replaced(path) as new:
-        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / ".mlflow.lock").open("w") as lock:
+        # Live curves have a thread of their own: one that is used must not be replaced.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        with replaced(path) as new:
+            MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
 
 
 def experiment(client: "MlflowClient", workspace: Workspace, name: str) -> str:
