@@ -84,10 +84,10 @@ def test_refusals_are_those_of_the_server(
     package: Callable[[Task], Path], server: Callable[[Task], Server], tmp_path: Path
 ) -> None:
     given = frame([ROW, *({**ROW, **change} for change in BAD), ROW])
-    given.write_parquet(tmp_path / "rows.parquet")
+    given.write_ipc(tmp_path / "rows.arrow")
     out, quarantine = tmp_path / "scores.parquet", tmp_path / "bad.parquet"
     assert not main(
-        [str(package("binary")), str(tmp_path / "rows.parquet"), str(out),
+        [str(package("binary")), str(tmp_path / "rows.arrow"), str(out),
          "--quarantine", str(quarantine), "--max-quarantined-share", "1"]
     )  # fmt: skip
     bad = pl.read_parquet(quarantine)
@@ -132,7 +132,8 @@ def test_the_same_rows_in_any_form_give_the_same_file(
     rows[:9000].write_parquet(tmp_path / "folder" / "a.parquet")
     rows[9000:].write_parquet(tmp_path / "folder" / "b.parquet")
     rows.write_parquet(tmp_path / "rows.parquet", row_group_size=999)
-    rows.write_ipc(tmp_path / "rows.arrow", compat_level=pl.CompatLevel.oldest())
+    known = rows.with_columns(pl.col("carrier", "dest").cast(pl.Categorical))
+    known.write_ipc(tmp_path / "rows.arrow")
     rows.write_csv(tmp_path / "rows.csv")
     content = {}
     for name in ("folder", "rows.parquet", "rows.arrow", "rows.csv"):

@@ -55,7 +55,9 @@ def test_all_forms_predict_alike(
     for name in names:
         assert answer["columns"][name] == [p[name] for p in expected]
 
-    for table in (pa.Table.from_pylist(rows), pl.DataFrame(rows, infer_schema_length=None)):
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    known = frame.with_columns(pl.col("carrier", "dest").cast(pl.Categorical))
+    for table in (pa.Table.from_pylist(rows), frame, known):
         found = arrow(running, table)
         assert found.status_code == 200 and found.headers["content-type"] == ARROW
         frame = pl.DataFrame(pl.from_arrow(pa.ipc.open_stream(found.content).read_all()))

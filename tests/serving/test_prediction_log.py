@@ -89,14 +89,17 @@ def test_each_form_of_a_request_is_logged_alike(tmp_path: Path) -> None:
     log.put(entry("columns", [ROW] * 2, form="columns", body=columns, time=1))
     table = {"c": pa.array(["q", "z"]).dictionary_encode(), "x": pa.array([1, None], pa.int32())}
     log.put(entry("arrow", [ROW] * 2, form="arrow", body=to_arrow(table), time=2))
+    frame = pl.DataFrame({"x": [7], "c": ["z"]}, schema={"x": pl.Int8, "c": pl.Categorical})
+    views = frame.write_ipc_stream(None, compression="uncompressed").getvalue()
+    log.put(entry("views", [ROW], form="arrow", body=views, time=2.5))
     spaced = b'{"rows":\n[{"\\u0063": "z\\n", "x": 9}]}'
     log.put(entry("rows", [ROW], form="rows", body=spaced, time=3))
     log.close()
     found = read(tmp_path)
-    assert found["request_id"].to_list() == ["columns"] * 2 + ["arrow"] * 2 + ["rows"]
+    assert found["request_id"].to_list() == ["columns"] * 2 + ["arrow"] * 2 + ["views", "rows"]
     assert found["inputs"].to_list() == [
         {"x": 1e-3, "c": "z"}, {"x": 2.0, "c": None},
-        {"x": 1.0, "c": "q"}, {"x": None, "c": "z"}, {"x": 9.0, "c": "z\n"},
+        {"x": 1.0, "c": "q"}, {"x": None, "c": "z"}, {"x": 7.0, "c": "z"}, {"x": 9.0, "c": "z\n"},
     ]  # fmt: skip
 
 

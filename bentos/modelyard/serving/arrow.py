@@ -38,6 +38,25 @@ def read(
     return numbers, categories
 
 
+def without_views(schema: pa.Schema) -> pa.Schema:
+    """The same columns without string views, as polars writes them: Arrow has no `take` and
+    no cast of a dictionary for these (seen with pyarrow 25)."""
+    return pa.schema([field.with_type(_without_views(field.type)) for field in schema])
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _without_views(kind.value_type), kind.ordered)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_without_views(kind.value_type))
+    if pa.types.is_list(kind):
+        return pa.list_(_without_views(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
+    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    return views.get(kind, kind)
+
+
 def wrong_types(schema: pa.Schema, signature: Signature) -> list[RowError]:
     """The inputs whose columns have another type than the signature's; all are there."""
     found = []
@@ -94,7 +113,8 @@ def _table(body: bytes, max_rows: int) -> pa.Table:
             table = reader.read_all()
         check_count(table.num_rows, max_rows)
         table.validate(full=True)
-        return table
+        plain = without_views(table.schema)
+        return table if plain == table.schema else table.cast(plain)
     except (pa.ArrowException, OSError, MemoryError, ValueError, IndexError, KeyError) as error:
         raise Refusal(400, f"the body is no Arrow stream: {str(error)[:200]}") from None
 

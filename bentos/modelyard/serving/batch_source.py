@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from modelyard.documents import Signature, UserError
 from modelyard.documents.signature import Number
-from modelyard.serving.arrow import wrong_types
+from modelyard.serving.arrow import without_views, wrong_types
 
 BUFFER_BYTES = 2**20
 Batches = tuple[pa.Schema, Iterator[pa.RecordBatch]]
@@ -53,7 +53,9 @@ class Source:
 
     def _open(self, file: Path, rows: int) -> Batches:
         with _readable(file):
-            return FORMATS[file.suffix](file, rows, self._signature)
+            schema, batches = FORMATS[file.suffix](file, rows, self._signature)
+        plain = without_views(schema)
+        return plain, batches if plain == schema else (batch.cast(plain) for batch in batches)
 
 
 def _parquet(file: Path, rows: int, _: Signature) -> Batches:

@@ -254,10 +254,13 @@ class _Tables:
     def _inputs(self, form: Form, bodies: list[bytes]) -> list[pa.Array]:
         """Struct arrays of the rows of bodies that fit the signature."""
         if form == "arrow":
+            from modelyard.serving import arrow
+
+            tables = [pa.ipc.open_stream(body).read_all().select(self._names) for body in bodies]
             return [
                 batch.to_struct_array().cast(self._row, safe=False)
-                for body in bodies
-                for batch in pa.ipc.open_stream(body).read_all().select(self._names).to_batches()
+                for table in tables
+                for batch in table.cast(arrow.without_views(table.schema)).to_batches()
             ]
         lines = b"\n".join(bodies)
         if lines.count(b"\n") >= len(bodies) or b"\r" in lines:  # a body may have lines of its own
