@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from pipeline.job_controller import JobController
-from pipeline.ranks import running, small
+from pipeline.ranks import SIGNATURE, running, small
 
 from modelyard.documents import UserError
-from modelyard.pipeline import cluster
+from modelyard.pipeline import cluster, launcher
 from modelyard.pipeline.indexed_job import KubernetesSettings, Training, objects
-from modelyard.pipeline.job import LOG, MISTAKE, Mistake
+from modelyard.pipeline.job import LOG, MISTAKE, Job, Mistake
 from modelyard.pipeline.launcher import TorchLauncher, failure, traceback_of
 from modelyard.pipeline.objects import Objects
 from modelyard.pipeline.pod import MISTAKES, Place, _mistake
@@ -92,9 +92,12 @@ def test_torchrun_is_killed(launch: Launch, tmp_path: Path) -> None:
     assert (tmp_path / "work" / "checkpoint").exists() and gone(tmp_path)
 
 
-def test_the_process_that_started_it_is_killed(launch: Launch, tmp_path: Path) -> None:
-    """Torchrun and its ranks are told to stop: another run would find them at its files."""
-    (tmp_path / "planted.py").write_text(UNTIL_STOPPED.format(then=""))
+def test_the_process_that_started_it_is_killed(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torchrun and its ranks are told to stop; another run waits until they are gone."""
+    slow = UNTIL_STOPPED.replace("stop(*_):", "stop(*_):\n    time.sleep(3)")
+    (tmp_path / "planted.py").write_text(slow.format(then=""))
     tests = str(Path(__file__).parents[1])
     path = f"{os.environ['PYTHONPATH']}:{tests}"
     starter = subprocess.Popen(
@@ -104,7 +107,14 @@ def test_the_process_that_started_it_is_killed(launch: Launch, tmp_path: Path) -
     assert starter.stdout and "running" in starter.stdout.readline()
     starter.kill()
     starter.wait()
-    assert gone(tmp_path) and (tmp_path / "work" / "checkpoint").exists()
+    job, work = Job(settings={}, signature=SIGNATURE), tmp_path / "work"
+    monkeypatch.setattr(launcher, "GRACE", -10)
+    with pytest.raises(UserError, match=f"another run trains in {work}; wait"):
+        launcher.clear(work, job)
+    monkeypatch.setattr(launcher, "_goes_on", lambda *_: True)
+    monkeypatch.setattr(launcher, "GRACE", 60)
+    launcher.clear(work, job)
+    assert (work / "checkpoint").exists() and gone(tmp_path)
 
 
 def test_nothing_is_left_when_the_arrays_cannot_be_written(launch: Launch, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Distributed training as a Dagster resource: torchrun on this machine, through Pipes."""
 
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
@@ -142,6 +144,7 @@ class TorchLauncher(dg.ConfigurableResource):
             module, str(folder),
         ]  # fmt: skip
         with (folder / LOG).open("w") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)  # torchrun's and the ranks' too, until all have ended
             process = subprocess.Popen(
                 command,
                 env={**os.environ, **OWN_STORE, "OMP_NUM_THREADS": str(threads), **environment},
@@ -213,13 +216,35 @@ def describe(
 
 
 def clear(folder: Path, job: Job) -> None:
-    """Make a work folder without what another training, or a failure, has left there."""
+    """Make a work folder without what another training, or a failure, has left there.
+
+    Raises:
+        UserError: ranks of another run write there, and do not end.
+    """
+    _wait_for_others(folder / LOG)
     if not _goes_on(folder, job.fingerprint):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     for left in (MISTAKE, LOG):
         (folder / left).unlink(missing_ok=True)
     shutil.rmtree(folder / "errors", ignore_errors=True)
+
+
+def _wait_for_others(log: Path) -> None:
+    """For the ranks of a run that was killed, whose last checkpoint is still being written."""
+    until, told = time.monotonic() + GRACE + 10, False
+    while log.exists():
+        with log.open() as file, suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if time.monotonic() > until:
+            raise UserError(
+                f"another run trains in {log.parent}; wait for its end, or end its processes "
+                f"(fuser {log} lists them)"
+            )
+        if not told:
+            _echo("waiting for the ranks of a run that was killed\n")
+        told = True
+        time.sleep(0.1)
 
 
 def fill(folder: Path, job: Job, train: Path, validation: Path) -> None:

@@ -303,7 +303,8 @@ class Run(Generic[Settings]):
                 self.pipes.report_custom_message(message)
 
     def _log(self, text: str) -> None:
-        print(text, flush=True)
+        with suppress(OSError):  # nobody listens any more; a checkpoint is still to be written
+            print(text, flush=True)
         if self.pipes:
             with suppress(OSError):  # a full disk must not end the training
                 self.pipes.log.info(text)
