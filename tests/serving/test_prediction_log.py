@@ -202,6 +202,9 @@ def test_object_storage_by_its_url(tmp_path: Path) -> None:
     assert read(tmp_path)["request_id"].to_list() == ["a"]
     with pytest.raises(UserError, match="MODELYARD_PREDICTION_LOG=nowhere://bucket: "):
         log_to("nowhere://bucket")
+    with pytest.raises(UserError, match="=s3://…@bucket: .*syntax error") as refused:
+        log_to("s3://key:top/secret@bucket")
+    assert "secret" not in str(refused.value), "clients see it as why the server is not ready"
 
 
 @pytest.fixture

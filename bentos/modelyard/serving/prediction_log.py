@@ -5,6 +5,7 @@ import itertools
 import logging
 import operator
 import os
+import re
 import socket
 import sys
 import threading
@@ -317,11 +318,13 @@ class _Bucket(_Folder):
     """Objects, which appear when they are closed."""
 
     def __init__(self, place: str, stem: str) -> None:
-        super().__init__(place, stem)
+        # It is named in messages, which clients may see, too: without the keys in it.
+        super().__init__(re.sub("//.*@", "//…@", place), stem)
         try:
             self._system, self._path = pa.fs.FileSystem.from_uri(place)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"MODELYARD_PREDICTION_LOG={place}: {error}") from None
+            said = str(error).replace(place, self.place)
+            raise UserError(f"MODELYARD_PREDICTION_LOG={self.place}: {said}") from None
 
     def write(self, table: pa.Table) -> None:
         content = pa.BufferOutputStream()
