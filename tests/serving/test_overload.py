@@ -53,6 +53,11 @@ async def ask(server: Server, count: int, go: Path, early: int) -> list[httpx.Re
     return answers
 
 
+def connect(server: Server) -> socket.socket:
+    address = urlsplit(server.url)
+    return socket.create_connection((address.hostname, address.port), timeout=60)
+
+
 @pytest.mark.parametrize("settings", ["", 'traffic={"max_concurrency": 10}'])
 def test_what_finds_no_place_is_refused_at_once_and_the_rest_is_answered(
     settings: str, tmp_path: Path, package: Callable[[Task], Path]
@@ -88,10 +93,9 @@ def test_a_refused_request_is_answered_before_its_body_is_there(
             target=running.client.post, args=("/predict",), kwargs={"json": BODY}
         )
         held.start()
-        address = urlsplit(running.url)
         with (
             httpx.Client(base_url=running.url, trust_env=False) as other,
-            socket.create_connection((address.hostname, address.port), timeout=60) as connection,
+            connect(running) as connection,
             connection.makefile("rb") as answers,
         ):
             while other.post("/predict", content=b"{").status_code != 503:
@@ -148,8 +152,13 @@ class Load:
 def test_sigterm_under_load_fails_no_request_and_loses_no_logged_row(
     service: Path, package: Callable[[Task], Path]
 ) -> None:
-    """As a load balancer does it, clients turn away when `/readyz` is no longer 200."""
-    with serve(service, package("binary"), MODELYARD_DRAIN="3") as running:
+    """As a load balancer does it, clients turn away when `/readyz` is no longer 200. One whose
+    body does not come can't keep the server from its end."""
+    with (
+        serve(service, package("binary"), MODELYARD_DRAIN="3") as running,
+        connect(running) as silent,
+    ):
+        silent.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n")
         load = Load(running, clients=8)
         load.wait_for(200)
         running.process.send_signal(signal.SIGTERM)
@@ -160,6 +169,7 @@ def test_sigterm_under_load_fails_no_request_and_loses_no_logged_row(
         assert answer.status_code == 200 and answer.headers["connection"] == "close"
         load.stop()
         assert running.process.wait(30) == 0
+        assert silent.recv(4096).startswith(b"HTTP/1.1 408 ")
         assert load.failures == [] and set(load.codes) == {200}
         logged = pl.read_parquet(running.predictions / "*.parquet")["request_id"]
         assert set(load.ids) <= set(logged)

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from typing import Any
 
 MOST = 128
 """requests; see `most_waiting`"""
@@ -23,6 +24,9 @@ PROBE_S = 30.0
 """after which the whole queue is tried again: those who ask may fit into it by now"""
 MOST_BUFFERED = 256 * 2**20
 """bytes of bodies that are still coming, slowly, and hold no place"""
+BODY_S, DRAINING_BODY_S = 60.0, 5.0
+"""that a body may take to come; a server that was told to end shall not wait for long"""
+LATE = "the body was not all there in time"
 
 
 def most_waiting(row_s: float) -> int:
@@ -46,6 +50,8 @@ class Admission:
         """requests"""
         self.buffered = 0
         """bytes of the bodies that are still coming"""
+        self.reading: dict[asyncio.Task[Any] | None, float] = {}
+        """tasks that wait for their body → since when (`time.monotonic`)"""
         self._bytes = 0
         self._expected = self._expected_bytes = 0
         self._refusing = self._refused = -math.inf  # since when, and last
@@ -81,6 +87,16 @@ class Admission:
     def leave(self, size: int) -> None:
         self.waiting -= 1
         self._bytes -= min(size, LARGE_BYTES)
+
+    def give_up(self, seconds: float) -> None:
+        """Cancel, as `LATE`, what has been waiting for its body for longer.
+
+        To be called now and then: a timer for each request would cost a tenth of it.
+        """
+        now = time.monotonic()
+        for task, since in self.reading.items():
+            if task and now - since > seconds:
+                task.cancel(LATE)
 
     def _forget(self) -> None:
         # The tasks of all that was expected were made after this call, and run after it.

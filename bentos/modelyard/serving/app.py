@@ -23,7 +23,13 @@ from bentoml.images import Image
 
 from modelyard.documents import UserError
 from modelyard.serving import buckets, openapi
-from modelyard.serving.admission import MOST, Admission, most_waiting
+from modelyard.serving.admission import (
+    BODY_S,
+    DRAINING_BODY_S,
+    MOST,
+    Admission,
+    most_waiting,
+)
 from modelyard.serving.drain import drain_s, on_sigterm
 from modelyard.serving.image import serving_image
 from modelyard.serving.package import Package, find_package
@@ -161,6 +167,7 @@ class ModelService:
     async def _flush(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
+            self.admission.give_up(DRAINING_BODY_S if self.draining else BODY_S)
             self.flush_metrics()
 
     def describe(self) -> dict[str, Any]:

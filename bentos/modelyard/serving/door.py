@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import bentoml
 from pydantic_core import to_json
 
-from modelyard.serving.admission import MOST_BUFFERED, Admission
+from modelyard.serving.admission import LATE, MOST_BUFFERED, Admission
 from modelyard.serving.encoding import RowError
 from modelyard.serving.parsing import JSON, Refusal
 
@@ -28,8 +28,6 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 RETRY_AFTER_S = 1
-BODY_S = 60
-"""that a body may take to come"""
 
 logger = logging.getLogger("bentoml.modelyard")
 
@@ -148,10 +146,7 @@ async def _predictions(
     admission = service.admission
     # Before its body is read, too: what is refused shall cost little.
     _admit(admission, 0)
-    message = await receive()
-    body = message.get("body", b"")
-    if message.get("more_body") or len(body) > service.max_bytes:
-        body = await _rest(body, message, receive, service)
+    body = await _body(service, receive)
     _admit(admission, len(body))
     admission.enter(len(body))
     try:
@@ -165,6 +160,24 @@ def _admit(admission: Admission, size: int) -> None:
         raise Overload(admission.waiting)
 
 
+async def _body(service: "ModelService", receive: Receive) -> bytes:
+    reading, task = service.admission.reading, asyncio.current_task()
+    reading[task] = time.monotonic()
+    try:
+        message = await receive()
+        body = message.get("body", b"")
+        if message.get("more_body") or len(body) > service.max_bytes:
+            body = await _rest(body, message, receive, service)
+        return body
+    except asyncio.CancelledError as error:
+        if error.args != (LATE,) or task is None:
+            raise
+        task.uncancel()
+        raise Refusal(408, LATE) from None
+    finally:
+        del reading[task]
+
+
 async def _rest(
     body: bytes, message: dict[str, Any], receive: Receive, service: "ModelService"
 ) -> bytes:
@@ -172,18 +185,15 @@ async def _rest(
     content, admission = bytearray(body), service.admission
     admission.buffered += len(content)
     try:
-        async with asyncio.timeout(BODY_S):
-            while message.get("more_body") and len(content) <= service.max_bytes:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Refusal(400, "the client went away before the end of the body")
-                part = message.get("body", b"")
-                admission.buffered += len(part)
-                content += part
-                if admission.buffered > MOST_BUFFERED:
-                    raise Overload(admission.waiting)
-    except TimeoutError:
-        raise Refusal(408, f"the body was not all there after {BODY_S} s") from None
+        while message.get("more_body") and len(content) <= service.max_bytes:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Refusal(400, "the client went away before the end of the body")
+            part = message.get("body", b"")
+            admission.buffered += len(part)
+            content += part
+            if admission.buffered > MOST_BUFFERED:
+                raise Overload(admission.waiting)
     finally:
         admission.buffered -= len(content)
     if len(content) > service.max_bytes:
