@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import optuna
 import pytest
 from pipeline.flights import configure
 from pipeline.ranks import MODULE, SIGNATURE, small
+from pipeline.test_errors import gone
 from support import run
 
 from modelyard.documents import UserError, load_settings
@@ -21,7 +23,7 @@ from modelyard.pipeline import tune
 from modelyard.pipeline.job import CHECKPOINTS
 from modelyard.pipeline.search import Choices, Range, SearchSettings
 from modelyard.pipeline.settings import Settings, TrainingSettings
-from modelyard.pipeline.study import SPEC, VALUES, _stop_if_hopeless, open_study
+from modelyard.pipeline.study import SPEC, VALUES, _stop_if_hopeless, answering, open_study
 from modelyard.pipeline.synthetic import draw
 from modelyard.pipeline.workspace import Workspace
 
@@ -190,18 +192,58 @@ def test_ctrl_c_keeps_the_trial(workspace: Workspace) -> None:
     assert done.state.name == "COMPLETE" and done.params == stopped.params
 
 
-def test_a_study_of_failures_ends(workspace: Workspace) -> None:
+SEARCH = """
+import sys
+from pathlib import Path
+from pipeline.ranks import SIGNATURE
+from pipeline.test_tune import settings
+from modelyard.pipeline import tune
+from modelyard.pipeline.workspace import Workspace
+workspace = Workspace(Path(sys.argv[1]))
+given = settings(workspace.root, "learning_rate: {from: 0.01, to: 0.1}")
+tune.search(workspace, given, "planted", SIGNATURE, tune.Search(trials=2))
+"""
+
+
+@pytest.mark.xdist_group("tune")
+def test_the_search_is_killed(workspace: Workspace) -> None:
+    """Its workers leave too, and their trial comes again."""
+    path = f"{os.environ['PYTHONPATH']}:{Path(__file__).parents[1]}"
+    search = subprocess.Popen(
+        [sys.executable, "-c", SEARCH, str(workspace.root)],
+        env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert search.stdout and "begins with" in search.stdout.readline()
+    search.kill()
+    search.communicate()
+    assert gone(workspace.root)
+    stopped, waiting = trials(workspace)
+    assert (stopped.state.name, waiting.state.name) == ("FAIL", "WAITING")
+
+
+@pytest.mark.xdist_group("tune")
+def test_what_failed_trials_and_databases_leave(workspace: Workspace) -> None:
     given = settings(workspace.root, "learning_rate: {from: 0.01, to: 0.1}")
     assert given.tune
-    how = tune.Search()
+    how = tune.Search(trials=3)
     spec = tune.describe(workspace, given.training, given.tune, "planted", SIGNATURE, how)
     study = open_study(spec)
     for _ in range(2):
         study.ask().set_user_attr("error", "rank 1 failed with ValueError: no")
     _stop_if_hopeless(study, spec)
-    study.ask().set_user_attr("error", "rank 1 failed with ValueError: no")
-    with pytest.raises(UserError, match="3 trials failed by themselves, the last one: rank 1"):
-        _stop_if_hopeless(study, spec)
+    (workspace.root / "planted.py").write_text("raise ValueError('no')\n")
+    last = (
+        "tune: 3 trials failed by themselves, the last one: training: rank . failed with ValueError"
+    )
+    with pytest.raises(UserError, match=last) as said:
+        tune.search(workspace, given, "planted", SIGNATURE, how)
+    log = re.search(r"its traceback is in (\S+);", str(said.value))
+    assert log and "ValueError: no" in Path(log[1]).read_text()
+    assert not (Path(log[1]).parent / "train").exists()
+    (workspace.state / "tune.db").write_text("no database at all")
+    failed = "^the study's database .*tune.db: .*not a database"
+    with pytest.raises(UserError, match=failed), answering(spec):
+        study.get_trials()
 
 
 def test_a_database_that_is_not_there(

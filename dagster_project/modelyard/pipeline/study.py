@@ -10,17 +10,22 @@ and the validation set, and no way to the test months.
 import hashlib
 import importlib
 import json
+import os
 import shutil
 import signal
 import sys
+import threading
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from modelyard.documents import Signature, UserError
-from modelyard.pipeline.job import Epoch, Messages
+from modelyard.pipeline.job import CHECKPOINTS, Epoch, Messages
 from modelyard.pipeline.search import SearchSettings
 from modelyard.pipeline.settings import TrainingSettings
 
@@ -97,9 +102,25 @@ def open_study(spec: Spec, worker: int = 0) -> "Study":
             sampler=sampler, pruner=_pruner(spec.search),
         )  # fmt: skip
     except (SQLAlchemyError, ImportError, ValueError) as error:
-        said = str(error).strip().splitlines()[0]
-        place = spec.storage.rpartition("@")[2]  # without a password
-        raise UserError(f"the study's database {place}: {said}") from None
+        raise _no_database(spec, error) from None
+
+
+def _no_database(spec: Spec, error: BaseException) -> UserError:
+    said = str(error).strip().splitlines()[0]
+    place = spec.storage.rpartition("@")[2]  # without a password
+    return UserError(f"the study's database {place}: {said}")
+
+
+@contextmanager
+def answering(spec: Spec) -> Iterator[None]:
+    """Raises UserError where the study's database fails within the block."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise _no_database(spec, error.__cause__ or error) from error
 
 
 def _pruner(search: SearchSettings) -> Any:
@@ -118,7 +139,7 @@ def work(folder: Path, worker: int) -> None:
     """Run trials until the study has enough.
 
     Raises:
-        UserError: too many trainings failed by themselves.
+        UserError: too many trainings failed by themselves, or the database did.
     """
     spec = Spec.model_validate_json((folder / SPEC).read_bytes())
     study = open_study(spec, worker)
@@ -129,9 +150,10 @@ def work(folder: Path, worker: int) -> None:
         return Training(spec, folder, trial).run()
 
     try:
-        while counted(study, "COMPLETE", "PRUNED", "RUNNING") < spec.trials:
-            study.optimize(objective, n_trials=1, catch=(TrialFailed,))
-            _stop_if_hopeless(study, spec)
+        with answering(spec):
+            while counted(study, "COMPLETE", "PRUNED", "RUNNING") < spec.trials:
+                study.optimize(objective, n_trials=1, catch=(TrialFailed,))
+                _stop_if_hopeless(study, spec)
     except KeyboardInterrupt:
         for trial in running:
             _put_back(study, trial)
@@ -187,12 +209,16 @@ class Training:
         try:
             code = launcher.torchrun(spec.module, self._folder, settings, self._pipes(), self._hear)
             if code:
-                self._trial.set_user_attr("error", failure(self._folder))
-                self._say(failure(self._folder))
+                said = failure(self._folder, code)
+                self._trial.set_user_attr("error", said)
+                self._say(said)
                 raise TrialFailed
             history = read_history(self._folder)
         except KeyboardInterrupt:
             raise  # the checkpoint stays
+        except TrialFailed:
+            self._clear("train", "validation", CHECKPOINTS)  # not the log, which the error names
+            raise
         except BaseException:
             self._clear()
             raise
@@ -233,16 +259,27 @@ class Training:
         }
 
     def _say(self, text: str) -> None:
-        print(f"  trial {self._trial.number:3d}  {text}", flush=True)
+        with suppress(OSError):  # nobody listens any more; the trial's checkpoint is to stay
+            print(f"  trial {self._trial.number:3d}  {text}", flush=True)
 
-    def _clear(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def _clear(self, *parts: str) -> None:
+        """All that the training has written, or these parts of it."""
+        for part in parts or ("",):
+            shutil.rmtree(self._folder / part, ignore_errors=True)
         self._reports.unlink(missing_ok=True)
+
+
+def _stop_with(starter: int) -> None:
+    """As by Ctrl-C, when the process that started this one is gone, however it ended."""
+    while os.getppid() == starter:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def main() -> int:
     folder, worker = Path(sys.argv[1]), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process has none
+    threading.Thread(target=_stop_with, args=[os.getppid()], daemon=True).start()
     try:
         work(folder, worker)
     except UserError as error:

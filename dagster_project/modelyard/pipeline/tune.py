@@ -27,7 +27,7 @@ from modelyard.pipeline.assets import done, table
 from modelyard.pipeline.rewrite import changed
 from modelyard.pipeline.search import SearchSettings
 from modelyard.pipeline.settings import Settings, TrainingSettings
-from modelyard.pipeline.study import SPEC, VALUES, Spec, counted, open_study
+from modelyard.pipeline.study import SPEC, VALUES, Spec, answering, counted, open_study
 from modelyard.pipeline.study_pictures import draw
 from modelyard.pipeline.workspace import Workspace, replaced
 
@@ -63,7 +63,7 @@ def search(
     """train and validation set → the training settings with the lowest validation loss.
 
     Raises:
-        UserError: config.yaml has no `tune:`, or trainings failed by themselves.
+        UserError: config.yaml has no `tune:`, trainings failed by themselves, or the database did.
     """
     if given.tune is None:
         raise UserError(
@@ -72,20 +72,20 @@ def search(
         )
     folder = workspace.state / "tune"
     spec = describe(workspace, given.training, given.tune, module, signature, how)
-    study = open_study(spec)
+    study, now = open_study(spec), given.training.model_dump(mode="json")
     current = given.tune.current(given.training)
-    if current is not None:
-        study.enqueue_trial(current, skip_if_exists=True)
-    before = counted(study, "COMPLETE", "PRUNED")
-    if before:
-        print(f"  going on with {before} of {spec.trials} trials done", flush=True)
     own = folder / spec.name
     own.mkdir(parents=True, exist_ok=True)
     with replaced(own / SPEC) as new:
         new.write_text(spec.model_dump_json(by_alias=True))
-    _run_workers(spec, study, own, min(how.workers, max(0, spec.trials - before)))
-    now = given.training.model_dump(mode="json")
-    return _report(folder, study, {name: now[name] for name in given.tune.space})
+    with answering(spec):
+        if current is not None:
+            study.enqueue_trial(current, skip_if_exists=True)
+        before = counted(study, "COMPLETE", "PRUNED")
+        if before:
+            print(f"  going on with {before} of {spec.trials} trials done", flush=True)
+        _run_workers(spec, study, own, min(how.workers, max(0, spec.trials - before)))
+        return _report(folder, study, {name: now[name] for name in given.tune.space})
 
 
 def describe(
