@@ -8,12 +8,20 @@ hundredth of a write for each.
 
 import bisect
 import collections
+import os
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    multiprocess,
+)
 
 from modelyard.documents import Signature
 from modelyard.serving import buckets
@@ -66,6 +74,7 @@ class Metrics:
         self._multiclass = signature.task == "multiclass"
         self._classes = signature.classes
         self._families: list[Any] = []
+        _forget_the_killed()
         regression = signature.task == "regression"
         scores = _quantiles(reference) if regression else buckets.PROBABILITY
         self._predictions = self._family(Counter, "predictions", "Rows predicted", ["class"])
@@ -143,6 +152,19 @@ class Metrics:
     def _histogram(self, name: str, text: str, bounds: list[float]) -> Tally:
         family = self._family(Histogram, name, text, buckets=bounds)
         return Tally(family.labels(**self._labels), bounds)
+
+
+def _forget_the_killed() -> None:
+    """A worker that was killed has left its gauges, and its queue would be counted for ever."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    for file in Path(folder).glob("gauge_live*_*.db") if folder else ():
+        pid = file.stem.rpartition("_")[2]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            multiprocess.mark_process_dead(pid)
+        except PermissionError:
+            continue  # it lives
 
 
 class _Requests:
