@@ -2,12 +2,14 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from pipeline.job_controller import JobController
 from pipeline.ranks import SIGNATURE, running, small
@@ -15,8 +17,9 @@ from pipeline.ranks import SIGNATURE, running, small
 from modelyard.documents import UserError
 from modelyard.pipeline import cluster, launcher
 from modelyard.pipeline.indexed_job import KubernetesSettings, Training, objects
-from modelyard.pipeline.job import LOG, MISTAKE, Job, Mistake
+from modelyard.pipeline.job import LOG, MISTAKE, Job, Mistake, Unfinished
 from modelyard.pipeline.launcher import TorchLauncher, failure, traceback_of
+from modelyard.pipeline.materialize import _failure
 from modelyard.pipeline.objects import Objects
 from modelyard.pipeline.pod import MISTAKES, Place, _mistake
 
@@ -158,6 +161,36 @@ def test_a_mistake_in_one_pod_is_known_to_the_others(storage: str, tmp_path: Pat
     assert list(objects.sizes(MISTAKES)) == [f"{MISTAKES}/1"]
 
 
+def test_make_train_says_what_a_training_that_may_go_on_says() -> None:
+    @dg.asset
+    def weights() -> None:
+        raise Unfinished("training: stopped; run it again")
+
+    result = dg.materialize([weights], raise_on_error=False)
+    assert _failure(result, Path("log")) == "training: stopped; run it again"
+
+
+POD_SETTINGS = {"namespace": "default", "image": "nowhere/training:1", "storage": "s3://b/f"}
+
+
+def test_an_api_server_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cluster.PLAIN, "_request_timeout", 0.1)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        at = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (tmp_path / "kubeconfig").write_text(
+            "{apiVersion: v1, kind: Config, current-context: c, users: [{name: u, user: {}}], "
+            "contexts: [{name: c, context: {cluster: c, user: u}}], "
+            f"clusters: [{{name: c, cluster: {{server: '{at}'}}}}]}}"
+        )
+        there = cluster.Cluster(KubernetesSettings.model_validate(POD_SETTINGS))
+        with pytest.raises(
+            ConnectionError, match="kubernetes: cannot read Job t: .*[Tt]imed? ?out"
+        ):
+            there.job("t")
+
+
 def test_a_job_that_lacks_its_service_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,8 +198,7 @@ def test_a_job_that_lacks_its_service_is_none(
     monkeypatch.setattr(cluster, "LEAVING", 0)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    given = {"namespace": "default", "image": "nowhere/training:1", "storage": "s3://b/f"}
-    settings = KubernetesSettings.model_validate(given)
+    settings = KubernetesSettings.model_validate(POD_SETTINGS)
     job, service, policy = objects(
         Training(name="t", module="m", settings=settings, ranks=1, restarts=0, variables={})
     )

@@ -16,7 +16,7 @@ from pipeline.test_registry import write_package
 
 from modelyard.documents import UserError
 from modelyard.pipeline import assets, live, tracking
-from modelyard.pipeline.job import HISTORY, REPORTS, WEIGHTS, Epoch, History
+from modelyard.pipeline.job import HISTORY, REPORTS, WEIGHTS, Epoch, History, Unfinished
 from modelyard.pipeline.launcher import TorchLauncher
 from modelyard.pipeline.registry import register
 from modelyard.pipeline.synthetic import draw
@@ -152,7 +152,7 @@ def test_the_package_joins_the_run_of_its_training(workspace: Workspace) -> None
     ("error", "status"),
     [
         (UserError("training: rank 1 failed with ValueError"), "FAILED"),
-        (UserError("training: stopped by SIGTERM; run it again to go on from its"), "KILLED"),
+        (Unfinished("training: stopped by SIGTERM; run it again to go on"), "KILLED"),
         (KeyboardInterrupt(), "KILLED"),
     ],
 )
@@ -240,7 +240,7 @@ def test_a_training_that_goes_on_does_so_in_its_run(
         return assets.train(context, launcher, "planted", workspace, settings, SIGNATURE)
 
     settings = small()
-    with pytest.raises(UserError, match="stopped by SIGTERM"):
+    with pytest.raises(Unfinished, match="stopped by SIGTERM"):
         dg.materialize([weights])
     (run,) = runs(workspace)
     assert run.info.status == "KILLED" and [step for step, _ in curve(workspace, run)] == [1]

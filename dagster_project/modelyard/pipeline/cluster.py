@@ -18,6 +18,9 @@ from modelyard.pipeline.indexed_job import (
 )
 
 LOG_LINES = 2000
+ANSWER = 20
+"""seconds that the API server has for an answer; reading is tried four times"""
+PLAIN = {"_preload_content": False, "_request_timeout": ANSWER}
 LEAVING = 60
 """seconds that the belongings of a deleted Job may take to go"""
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -60,7 +63,7 @@ class Cluster:
         """The first one, a Job, and the others as its belongings; all of them or none."""
         job, *others = manifests
         with _answers(f"create Job {job['metadata']['name']}"):
-            found = self._batch.create_namespaced_job(self.namespace, job, _preload_content=False)
+            found = self._batch.create_namespaced_job(self.namespace, job, **PLAIN)
         try:
             self.complete(_plain(found), others, new=True)
         except BaseException:
@@ -97,7 +100,7 @@ class Cluster:
             "NetworkPolicy": self._network.create_namespaced_network_policy,
         }[manifest["kind"]]
         try:
-            create(self.namespace, manifest)
+            create(self.namespace, manifest, **PLAIN)
         except ApiException as error:
             if error.status != 409:
                 raise
@@ -109,9 +112,7 @@ class Cluster:
 
         with _answers(f"read Job {name}"):
             try:
-                found = self._batch.read_namespaced_job(
-                    name, self.namespace, _preload_content=False
-                )
+                found = self._batch.read_namespaced_job(name, self.namespace, **PLAIN)
             except ApiException as error:
                 if error.status == 404:
                     return None
@@ -121,7 +122,7 @@ class Cluster:
     def pods(self, name: str) -> list[Manifest]:
         with _answers(f"list the pods of Job {name}"):
             found = self._core.list_namespaced_pod(
-                self.namespace, label_selector=f"{LABEL}={name}", _preload_content=False
+                self.namespace, label_selector=f"{LABEL}={name}", **PLAIN
             )
             return _plain(found)["items"]
 
@@ -130,8 +131,9 @@ class Cluster:
         try:
             with _answers(f"read the log of pod {pod}"):
                 found = self._core.read_namespaced_pod_log(
-                    pod, self.namespace, container=CONTAINER, tail_lines=LOG_LINES
-                )
+                    pod, self.namespace, container=CONTAINER, tail_lines=LOG_LINES,
+                    _request_timeout=ANSWER,
+                )  # fmt: skip
                 return str(found)
         except (UserError, ConnectionError) as error:
             return f"{error}\n"
@@ -143,9 +145,7 @@ class Cluster:
         with _answers(f"delete Job {name}"):
             try:
                 how = {"propagationPolicy": "Foreground"}
-                self._batch.delete_namespaced_job(
-                    name, self.namespace, body=how, _preload_content=False
-                )
+                self._batch.delete_namespaced_job(name, self.namespace, body=how, **PLAIN)
             except ApiException as error:
                 if error.status != 404:
                     raise

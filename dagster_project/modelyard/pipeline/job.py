@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from modelyard.documents import Signature
+from modelyard.documents import Signature, UserError
 
 JOB = "job.json"
 WEIGHTS = "weights.pt"
@@ -25,6 +25,10 @@ REPORTS = "messages.jsonl"
 """what rank 0 reports, by Dagster Pipes's protocol"""
 MISTAKE = "mistake.json"
 """an exception of a rank's own: it would come again, so the ranks are not started again"""
+
+
+class Unfinished(UserError):
+    """A training that was stopped before its end, and goes on when it's asked for again."""
 
 
 class Job(BaseModel):

@@ -33,6 +33,7 @@ from modelyard.pipeline.job import (
     WEIGHTS,
     History,
     Job,
+    Unfinished,
     read_history,
 )
 from modelyard.pipeline.launcher import TorchLauncher, check, failure, prepare, traceback_of
@@ -108,9 +109,9 @@ def _storage_errors() -> Iterator[None]:
     try:
         yield
     except ConnectionError as error:  # of the API server
-        raise UserError(f"training: {error}; run it again to go on") from None
+        raise Unfinished(f"training: {error}; run it again to go on") from None
     except OSError as error:
-        raise UserError(f"training: object storage: {error}; run it again to go on") from None
+        raise Unfinished(f"training: object storage: {error}; run it again to go on") from None
 
 
 @contextmanager
@@ -195,7 +196,7 @@ class Follower:
                 if condition(job, "Complete"):
                     return self._relay()
                 if failed := condition(job, "Failed"):
-                    raise UserError(self._failure(failed, pods))
+                    raise self._failure(failed, pods)
                 self._say(waiting(job, pods))
                 self._give_up_if_stuck(pods)
             time.sleep(POLL)
@@ -205,26 +206,26 @@ class Follower:
         name = self._training.name
         try:
             job, pods = self._cluster.job(name), self._cluster.pods(name)
-        except ConnectionError as error:
-            if time.monotonic() - self._heard > SILENT:
-                raise UserError(f"{error}; the Job goes on: run this again to follow it") from None
+        except (ConnectionError, UserError) as error:  # silence, or a token that has expired
+            if isinstance(error, UserError) or time.monotonic() - self._heard > SILENT:
+                raise Unfinished(f"{error}; the Job goes on: run this again to follow it") from None
             return None
         self._heard = time.monotonic()
         if job is None:
-            raise UserError(f"training: Job {name} was deleted; run it again to go on")
+            raise Unfinished(f"training: Job {name} was deleted; run it again to go on")
         return job, pods
 
     def _relay(self) -> None:
         """What the ranks printed, to the terminal; what rank 0 reported, to Dagster."""
         try:
-            output, messages = self._output.read(), self._messages.read()
+            for line in self._output.read().splitlines():
+                print(f"  {line}", flush=True)
+            messages = self._messages.read()
         except OSError:
             if time.monotonic() - self._relayed > SILENT:
                 raise
             return  # what is new stays new
         self._relayed = time.monotonic()
-        for line in output.splitlines():
-            print(f"  {line}", flush=True)
         if messages:
             with (self._folder / REPORTS).open("a") as file:
                 file.write(messages)
@@ -244,8 +245,8 @@ class Follower:
             self._cluster.delete(self._training.name)
             raise UserError(f"training: a pod can't start: {problems[0]}")
 
-    def _failure(self, why: Manifest, pods: list[Manifest]) -> str:
-        """One message; the log of the pod that it began with goes to the work folder."""
+    def _failure(self, why: Manifest, pods: list[Manifest]) -> UserError:
+        """What to raise; the log of the pod that it began with goes to the work folder."""
         self._relay()
         pod, path = culprit(pods), self._folder / LOG
         path.write_text(self._cluster.log(pod["metadata"]["name"]) if pod else "")
@@ -253,10 +254,12 @@ class Follower:
             self._storage.download(told[0], self._folder / MISTAKE)
             if pod is None:
                 path.write_text(traceback_of(self._folder))
-            return failure(self._folder)
+            return UserError(failure(self._folder))
         if pod is None:
-            return f"training: {why.get('message', why['reason'])}; run it again to go on"
-        return f"training: pod {index_of(pod)}: {last_words(pod)}; its traceback is in {path}"
+            said = why.get("message", why["reason"])
+            return Unfinished(f"training: {said}; run it again to go on")
+        said = f"training: pod {index_of(pod)}: {last_words(pod)}; its traceback is in {path}"
+        return UserError(said)
 
     def _collect(self) -> None:
         for name in (WEIGHTS, HISTORY):

@@ -33,6 +33,7 @@ from modelyard.pipeline.job import (
     History,
     Job,
     Mistake,
+    Unfinished,
     read_history,
 )
 from modelyard.pipeline.settings import TrainingSettings
@@ -95,6 +96,7 @@ class TorchLauncher(dg.ConfigurableResource):
             UserError: the settings do not fit the data or the machine, and nothing was
                 started; or a rank failed for good. It names the rank and the exception; all
                 ranks are stopped and no weights are left, but the last checkpoint is.
+            Unfinished: torchrun was told to stop, or killed.
         """
         check(settings, train, validation)
         job = describe(module, settings, signature, train, validation)
@@ -112,7 +114,8 @@ class TorchLauncher(dg.ConfigurableResource):
         if code:
             (folder / WEIGHTS).unlink(missing_ok=True)
             context.log.error(traceback_of(folder))
-            raise UserError(failure(folder, code))
+            kind = Unfinished if _stopped_by(folder, code) else UserError
+            raise kind(failure(folder, code))
         return read_history(folder)
 
     def torchrun(
@@ -316,9 +319,7 @@ def failure(folder: Path, code: int = 1) -> str:
     if (folder / MISTAKE).exists():
         mistake = Mistake.model_validate_json((folder / MISTAKE).read_bytes())
         return f"training: {mistake}; {end}"
-    stopped = re.search(r"SignalException: .* got signal: (\d+)", log)
-    if stopped or code < 0:
-        name = signal.Signals(int(stopped[1]) if stopped else -code).name
+    if name := _stopped_by(folder, code):
         return f"training: stopped by {name}; run it again to go on from its last checkpoint"
     _, _, cause = log.rpartition("Root Cause (first observed failure):")
     rank, exited = (re.search(rf"{name}\s*:\s*(-?\d+)", cause) for name in ("rank", "exitcode"))
@@ -326,6 +327,14 @@ def failure(folder: Path, code: int = 1) -> str:
         tail = "\n".join(f"  {line}" for line in log.splitlines()[-LAST:])
         return f"training: torchrun failed before its ranks ran; {path} ends with\n{tail}"
     return f"training: rank {rank[1]} {_what(cause, int(exited[1]))}; {end}"
+
+
+def _stopped_by(folder: Path, code: int) -> str:
+    """The signal that ended torchrun; empty where a rank's failure did."""
+    if (folder / MISTAKE).exists():
+        return ""
+    told = re.search(r"SignalException: .* got signal: (\d+)", (folder / LOG).read_text())
+    return signal.Signals(int(told[1]) if told else -code).name if told or code < 0 else ""
 
 
 def traceback_of(folder: Path) -> str:

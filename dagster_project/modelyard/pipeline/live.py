@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 
-from modelyard.documents import UserError
 from modelyard.pipeline import tracking
-from modelyard.pipeline.job import REPORTS, Epoch, History, Messages, read_history
+from modelyard.pipeline.job import REPORTS, Epoch, History, Messages, Unfinished, read_history
+from modelyard.pipeline.launcher import WITHOUT_EFFECT
 from modelyard.pipeline.settings import TrainingSettings
 from modelyard.pipeline.workspace import Workspace
 
@@ -32,8 +32,6 @@ HURRY = 5
 """seconds likewise, when the training was stopped: somebody waits"""
 WAITING = 1000
 """epochs that may wait for a slow MLflow; it gets the others at the end"""
-CHANGING = {"ranks", "device", "checkpoint_seconds", "restarts"}
-"""settings that a training may go on with other values of; MLflow's parameters never change"""
 
 
 @contextmanager
@@ -52,8 +50,7 @@ def followed(
     try:
         yield
         status = "FINISHED"
-    except UserError as error:
-        status = "KILLED" if "run it again to" in str(error) else "FAILED"
+    except Unfinished:
         raise
     except Exception:
         status = "FAILED"
@@ -188,7 +185,8 @@ class Writer(threading.Thread):
                 client.set_terminated(self._run, end.status)
 
     def _begin(self, client: "MlflowClient") -> tuple[str, set[int]]:
-        own = self._settings.model_dump(mode="json", by_alias=True, exclude=CHANGING)
+        # MLflow's parameters never change.
+        own = self._settings.model_dump(mode="json", by_alias=True, exclude=WITHOUT_EFFECT)
         tags = {
             "git_commit": self._workspace.git_commit(),
             "dagster_run": self._dagster_run,

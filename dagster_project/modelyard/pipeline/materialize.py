@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelyard.documents import Manifest, UserError
 from modelyard.pipeline.importing import importing
+from modelyard.pipeline.job import Unfinished
 from modelyard.pipeline.progress import progress, say
 from modelyard.pipeline.workspace import Workspace, replaced
 
@@ -36,6 +37,7 @@ ALL = "*"
 ON_REQUEST = ("search", "predictions")
 """groups whose assets run only where a selection names them: a search is a matter of hours,
 predictions want a version that was released"""
+USER_ERRORS = {UserError.__name__, Unfinished.__name__}
 INTERRUPTED = "dagster._core.errors.DagsterExecutionInterruptedError"
 """what Dagster makes of Ctrl-C"""
 
@@ -224,7 +226,7 @@ def _failure(result: "dg.ExecuteInProcessResult", log: Path) -> str | None:
     for event in result.get_step_failure_events():
         error = root = event.step_failure_data.error
         while error is not None:
-            if error.cls_name == "UserError":
+            if error.cls_name in USER_ERRORS:
                 return error.message.partition(": ")[2].strip()
             if error.message.startswith(INTERRUPTED):
                 raise KeyboardInterrupt
