@@ -197,7 +197,7 @@ async def _rest(
     finally:
         admission.buffered -= len(content)
     if len(content) > service.max_bytes:
-        raise Refusal(413, f"the body has more than {service.max_bytes} bytes; send less rows")
+        raise Refusal(413, f"the body has more than {service.max_bytes} bytes; send fewer rows")
     return bytes(content)
 
 
