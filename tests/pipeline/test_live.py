@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -186,6 +187,31 @@ def test_what_was_killed_does_not_run_for_ever(workspace: Workspace) -> None:
     assert [run.info.status for run in runs(workspace)] == ["KILLED", "FINISHED"]
 
 
+def test_a_server_that_fails_at_first_gets_one_run(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, tries = tracking.log, []
+
+    def log(*given: Any, **named: Any) -> None:
+        tries.append(given)
+        if len(tries) < 3:
+            raise ConnectionError("away")
+        whole(*given, **named)
+
+    monkeypatch.setattr(tracking, "log", log)
+
+    def training() -> None:
+        for number in (1, 2, 3):
+            report(workspace, epoch=epoch(number).model_dump())
+            wait_for(lambda n=number: len(tries) >= n)
+        finish(workspace, epochs=3)
+
+    train(workspace, training)
+    (run,) = runs(workspace)
+    assert run.info.status == "FINISHED" and len(curve(workspace, run)) == 3
+    assert run.data.params["training.learning_rate"] == "0.01"
+
+
 @pytest.fixture
 def silent() -> Iterator[str]:
     """A server that takes connections and never answers."""
@@ -202,7 +228,7 @@ def test_a_server_that_does_not_answer_costs_a_warning(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     uri = silent if kind == "silent" else "http://127.0.0.1:9"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", "//me:secret@"))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(live, "PATIENCE", 3)
     monkeypatch.setattr(live, "WAITING", 2)
@@ -216,6 +242,7 @@ def test_a_server_that_does_not_answer_costs_a_warning(
     instance = train(workspace, training)
     printed = capfd.readouterr().out
     assert printed.count("warning: ") == 1 and "no curve in MLflow: " in printed and uri in printed
+    assert "secret" not in printed
     seen = instance.fetch_observations(dg.AssetKey("weights"), limit=10).records
     assert len(seen) == 5
 

@@ -198,7 +198,7 @@ class Writer(threading.Thread):
 
     def _failed(self, text: str) -> None:
         if not self._warned:
-            self._warn(f"no curve in MLflow: {text}")
+            self._warn(f"no curve in MLflow: {tracking.without_password(text)}")
         self._warned = True
 
 

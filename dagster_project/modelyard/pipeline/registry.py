@@ -19,6 +19,7 @@ from modelyard.pipeline.tracking import (
     log,
     recorded,
     uri,
+    without_password,
 )
 from modelyard.pipeline.workspace import Workspace, replaced_folder
 
@@ -140,9 +141,9 @@ def _keep(workspace: Workspace, version: int, package_id: str) -> None:
     folder = workspace.registered(version)
     if folder.exists():
         raise UserError(
-            f"{folder} holds another model already, but the registry {uri(workspace)} has just "
-            f"given that number out; move {folder.parent} and {workspace.releases} away if this "
-            "is another registry than before"
+            f"{folder} holds another model already, but the registry "
+            f"{without_password(uri(workspace))} has just given that number out; move "
+            f"{folder.parent} and {workspace.releases} away if this is another registry than before"
         )
     with replaced_folder(folder) as new:
         shutil.copytree(workspace.package, new, dirs_exist_ok=True)

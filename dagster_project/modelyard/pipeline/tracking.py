@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -59,10 +60,16 @@ def connected(workspace: Workspace) -> "Iterator[MlflowClient]":
                 f"a model package cannot be kept: {error}; mend that (is the disk full?), "
                 "then run this again"
             ) from error
+        said = without_password(f"{place}: {str(error).strip().splitlines()[0]}")
         raise UserError(
-            f"model registry {place}: {str(error).strip().splitlines()[0]}; "
+            f"model registry {said}; "
             "look at MLFLOW_TRACKING_URI, or unset it for the registry in .modelyard"
         ) from error
+
+
+def without_password(text: str) -> str:
+    """`text` without the users and passwords of the URLs in it."""
+    return re.sub(r"(?<=://)[^\s/]*@", "", text)
 
 
 def _make_database(workspace: Workspace) -> None:
@@ -105,18 +112,17 @@ def begin(
     Returns:
         the run's id, and the epochs that it holds already.
     """
-    run = recorded(client, workspace)
-    if run is None:
+    if run := recorded(client, workspace):
+        own = run.info.run_id
+        client.update_run(own, status="RUNNING")
+    else:
         name = tags["git_commit"][:7]
         place = experiment(client, workspace, workspace.project()["name"])
-        made = client.create_run(place, run_name=name).info.run_id
-        log(client, made, parameters=parameters, tags=tags)
+        own = client.create_run(place, run_name=name).info.run_id
+        # At once: a server that fails now gets the rest into the same run.
         with replaced(workspace.training / RUN) as new:
-            new.write_text(json.dumps({"uri": uri(workspace), "run": made}) + "\n")
-        return made, set()
-    own = run.info.run_id
-    client.update_run(own, status="RUNNING")
-    log(client, own, tags=tags)
+            new.write_text(json.dumps({"uri": uri(workspace), "run": own}) + "\n")
+    log(client, own, parameters=parameters, tags=tags)
     return own, {metric.step for metric in client.get_metric_history(own, "validation_loss")}
 
 
