@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from modelyard.documents import UserError
+from modelyard.pipeline.workspace import replaced
 
 STORAGE = "MODELYARD_STORAGE"
 """environment variable: the folder of the training under way; unset where ranks share a disk"""
@@ -49,11 +50,11 @@ class Objects:
         fs.copy_files(str(path), target, fs.LocalFileSystem(), self._system)
 
     def download(self, name: str, path: Path) -> None:
-        """One object, whatever its size."""
+        """One object, whatever its size; whole or not at all."""
         from pyarrow import fs
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fs.copy_files(f"{self._root}/{name}", str(path), self._system, fs.LocalFileSystem())
+        with replaced(path) as new:
+            fs.copy_files(f"{self._root}/{name}", str(new), self._system, fs.LocalFileSystem())
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Name → bytes of all objects in a folder, by name."""

@@ -7,6 +7,7 @@ Exit code 0: bit by bit the same. 1: they differ, or it could not be built.
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,8 +53,10 @@ def _checkout(workspace: Workspace, commit: str, version: int) -> Iterator[Works
 
     def remove() -> None:
         workspace.git("worktree", "remove", "--force", "--force", str(path))
+        shutil.rmtree(path, ignore_errors=True)
+        workspace.git("worktree", "prune")
 
-    remove()  # what an interrupted run left
+    remove()  # what an interrupted run left, or wrote after that
     workspace.git("worktree", "add", "--detach", str(path), commit)
     if not path.exists():
         raise UserError(f"git has no commit {commit}; fetch it (a shallow clone lacks old ones)")
@@ -132,6 +135,9 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     if not differences:
         print(f"identical: version {version} was built again, bit by bit")
         return 0
