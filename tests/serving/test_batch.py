@@ -134,7 +134,7 @@ def test_the_same_rows_in_any_form_give_the_same_file(
     rows.write_parquet(tmp_path / "rows.parquet", row_group_size=999)
     known = rows.with_columns(pl.col("carrier", "dest").cast(pl.Categorical))
     known.write_ipc(tmp_path / "rows.arrow")
-    rows.write_csv(tmp_path / "rows.csv")
+    rows.with_columns(key=pl.lit("007")).write_csv(tmp_path / "rows.csv")
     content = {}
     for name in ("folder", "rows.parquet", "rows.arrow", "rows.csv"):
         out = tmp_path / f"{name}.out"
@@ -144,6 +144,7 @@ def test_the_same_rows_in_any_form_give_the_same_file(
         content[name] = counts["content"], pl.read_parquet(out)["score"].to_list()
     assert content["folder"] == content["rows.parquet"]
     assert len({str(scores) for _, scores in content.values()}) == 1
+    assert pl.read_parquet(tmp_path / "rows.csv.out")["key"].unique().to_list() == ["007"]
 
 
 def test_torch_scores_where_there_is_no_onnx(

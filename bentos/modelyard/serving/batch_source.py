@@ -13,7 +13,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from modelyard.documents import Signature, UserError
-from modelyard.documents.signature import Number
 from modelyard.serving.arrow import without_views, wrong_types
 
 BUFFER_BYTES = 2**20
@@ -71,11 +70,10 @@ def _arrow(file: Path, rows: int, _: Signature) -> Batches:
 
 
 def _csv(file: Path, rows: int, signature: Signature) -> Batches:
-    """An empty field is missing. A category stays text, such as 01; a number is no text."""
-    types = {
-        given.name: pa.float64() if isinstance(given, Number) else pa.string()
-        for given in signature.inputs
-    }
+    """An empty field is missing. What is no number of the model stays text: a key such as 01
+    would be another one as a number, and the first megabyte does not tell a column's type."""
+    types = {name: pa.string() for name in pa.csv.open_csv(file).schema.names}
+    types |= {number.name: pa.float64() for number in signature.numbers}
     convert = pa.csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
     given = pa.csv.open_csv(file, convert_options=convert)
     return given.schema, given
