@@ -83,6 +83,7 @@ def test_a_queue_starts_the_job() -> None:
         ("image", "ghcr.io/acme/Flight Delay"),
         ("storage", "/mnt/training"),
         ("storage", "s3://"),
+        ("storage", "s3://key:secret@acme-training/flights"),
         ("pods", 0),
         ("cpu", "2 cores"),
         ("memory", "4GB"),

@@ -40,8 +40,9 @@ class KubernetesSettings(BaseModel):
     namespace: Name
     image: str = Field(pattern=r"^[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?$")
     """of this repo's Dockerfile.training, at the commit that is trained"""
-    storage: str = Field(pattern=r"^(s3|gs)://[^/?]+/?[^?]*(\?.*)?$")
-    """s3://bucket/folder, or gs://…: arrays and checkpoints while a training runs"""
+    storage: str = Field(pattern=r"^(s3|gs)://[^/?@]+(/[^?]*)?(\?.*)?$")
+    """s3://bucket/folder, or gs://…: arrays and checkpoints while a training runs.
+    Without keys: what stands here is in the package's manifest and in MLflow."""
     pods: int = Field(1, ge=1, le=1024)
     """that share `training.ranks` equally"""
     cpu: Quantity = "2"
