@@ -97,14 +97,23 @@ Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def load(path: Path) -> Scorer:
-    """The exported model as a function of arrays (numbers, categories) → score."""
+    """The exported model as a function of arrays (numbers, categories) → score.
+
+    It computes on one thread: with more, the last digits of a score would depend on how many
+    there are, and a version could be built again only where there are as many.
+    """
     import torch
 
     model = torch.export.load(path).module()
 
     def score(numbers: np.ndarray, categories: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return model(torch.from_numpy(numbers), torch.from_numpy(categories)).numpy()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with torch.no_grad():
+                return model(torch.from_numpy(numbers), torch.from_numpy(categories)).numpy()
+        finally:
+            torch.set_num_threads(threads)
 
     return score
 
