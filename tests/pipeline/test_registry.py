@@ -130,7 +130,7 @@ def test_a_lost_package_comes_back(workspace: Workspace) -> None:
     folder.rename(folder.with_name("lost"))
     fetch(workspace, "flight-delay", 1)
     assert verify_package(folder)[2] == verify_package(folder.with_name("lost"))[2]
-    with pytest.raises(UserError, match="model registry sqlite:.*not found"):
+    with pytest.raises(UserError, match="version 9 of flight-delay is not registered; there are 1"):
         fetch(workspace, "flight-delay", 9)
 
 

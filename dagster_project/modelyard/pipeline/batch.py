@@ -25,7 +25,7 @@ from modelyard.documents import Signature, UserError
 from modelyard.pipeline.assets import Results, partitions_done, partitions_of
 from modelyard.pipeline.batch_checks import ASSET, CHECKS, QUARANTINE, checked
 from modelyard.pipeline.challenge import find_champion
-from modelyard.pipeline.registry import fetch, is_registered
+from modelyard.pipeline.registry import fetch
 from modelyard.pipeline.settings import PredictionSettings
 from modelyard.pipeline.workspace import Workspace
 
@@ -90,12 +90,7 @@ def choose(workspace: Workspace, version: int) -> int:
             )
         version = champion
     if not workspace.registered(version).exists():
-        name = workspace.project()["name"]
-        if not is_registered(workspace, name, version):
-            known = sorted(int(p.name) for p in workspace.registered(1).parent.glob("[1-9]*"))
-            there = f"there are {', '.join(map(str, known))}" if known else "run `make train`"
-            raise UserError(f"version {version} of {name} is not registered; {there}")
-        fetch(workspace, name, version)
+        fetch(workspace, workspace.project()["name"], version)
     return version
 
 
@@ -172,6 +167,8 @@ def _months(workspace: Workspace, partitions: str | None, version: int) -> None:
 
     os.environ.setdefault("DAGSTER_HOME", str(workspace.root / ".dagster"))
     with alone(workspace):
+        # Before Dagster's run, which would leave the asset's checks as failed.
+        version = choose(workspace, version)
         chosen = months_of(workspace, ASSET, partitions)
         there = all(workspace.partition("valid", month).exists() for month in chosen)
         assets = f'key:"{ASSET}"' if there else f'key:"{ASSET}" or +key:"valid"'

@@ -109,6 +109,10 @@ def fetch(workspace: Workspace, name: str, version: int) -> Path:
     import mlflow
 
     folder = workspace.registered(version)
+    if not is_registered(workspace, name, version):
+        known = sorted(int(path.name) for path in folder.parent.glob("[1-9]*"))
+        there = f"there are {', '.join(map(str, known))}" if known else "run `make train`"
+        raise UserError(f"version {version} of {name} is not registered; {there}")
     with connected(workspace) as client:
         registered = client.get_model_version(name, str(version))
         with replaced_folder(folder) as new:
