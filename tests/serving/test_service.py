@@ -240,6 +240,20 @@ def test_metrics_count_predictions_and_scores_by_version(task: Task, server: Ser
     assert all(after / before < 1.11 for before, after in itertools.pairwise(edges[:-1]))
 
 
+def test_paths_that_no_route_has_are_one_endpoint(server: Servers) -> None:
+    client = server("binary").client
+    for index in range(20):
+        assert client.get(f"/x{index}").status_code == 404
+        assert client.get(f"/static_content/x{index}").status_code == 404
+    assert client.post("/predict/", json={"rows": [ROW]}).status_code == 404
+    known = ("/", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz", "/metrics")
+    for path in (*known, "/static_content/index.css"):
+        assert client.get(path).status_code == 200, path
+    counted = set(re.findall('endpoint="([^"]*)"', client.get("/metrics").text))
+    assert {"other", "/static_content/*", "/predict", "/docs.json", "/readyz"} <= counted
+    assert counted <= {*known, "other", "/static_content/*", "/predict"}
+
+
 def test_what_the_log_cannot_take_is_counted(
     tmp_path: Path, package: Callable[[Task], Path], service: Path
 ) -> None:

@@ -236,6 +236,7 @@ class _Service(bentoml.Service):
         holds for the model's routes, too.
         """
         from modelyard.serving.door import App, Door, Routes, refusal
+        from modelyard.serving.endpoints import bounded
         from modelyard.serving.protocol import refuse_early
 
         app: Any = super().to_asgi(is_main)
@@ -246,6 +247,7 @@ class _Service(bentoml.Service):
             routes = middleware.cls(routes, *middleware.args, **middleware.kwargs)
         if not asked:  # which would miss the refusals
             refuse_early(f"{prefix}/predict", refusal)
+        app.user_middleware = [bounded(middleware) for middleware in app.user_middleware]
         return Door(app, routes, prefix)
 
     @property
