@@ -137,14 +137,14 @@ def test_the_same_rows_in_any_form_give_the_same_file(
     rows.with_columns(key=pl.lit("007")).write_csv(tmp_path / "rows.csv")
     content = {}
     for name in ("folder", "rows.parquet", "rows.arrow", "rows.csv"):
-        out = tmp_path / f"{name}.out"
+        out = tmp_path / f"{name}.out.parquet"
         assert not main([str(package("binary")), str(tmp_path / name), str(out), "--json"])
         counts = counts_of(capsys.readouterr().out)
         assert counts["read"] == counts["scored"] == len(rows)
         content[name] = counts["content"], pl.read_parquet(out)["score"].to_list()
     assert content["folder"] == content["rows.parquet"]
     assert len({str(scores) for _, scores in content.values()}) == 1
-    assert pl.read_parquet(tmp_path / "rows.csv.out")["key"].unique().to_list() == ["007"]
+    assert pl.read_parquet(tmp_path / "rows.csv.out.parquet")["key"].unique().to_list() == ["007"]
 
 
 def test_torch_scores_where_there_is_no_onnx(
@@ -181,7 +181,7 @@ def test_torch_scores_where_there_is_no_onnx(
                 .then(float("nan"))
                 .otherwise("distance")
             ),
-            "1 of 10 rows do not fit the signature, more than 1.00%; row 3: distance: must be at",
+            "1 of 10 rows do not fit the signature, more than 1.00%; row 3: distance: is NaN; must",
         ),
         (lambda f: f.clear(), "rows.parquet: no rows"),
         (lambda f: f.with_columns(score=0), "column score: the output has one of this name"),
@@ -225,8 +225,11 @@ def test_what_is_no_input(
         assert main(arguments) == 1
         printed = capsys.readouterr().err
         assert said in printed and printed.count("\n") == 1, name
-    into_itself = [str(tmp_path / "folder"), str(tmp_path / "folder" / "c.parquet")]
     (tmp_path / "folder" / "b.parquet").unlink()
+    for out in ("out.csv", "out"):  # whose quarantine would be that of out.parquet, too
+        assert main([str(package("binary")), str(tmp_path / "folder"), str(tmp_path / out)]) == 1
+        assert "choose a name that ends in .parquet" in capsys.readouterr().err
+    into_itself = [str(tmp_path / "folder"), str(tmp_path / "folder" / "c.parquet")]
     assert main([str(package("binary")), *into_itself]) == 1
     assert "lies in the input" in capsys.readouterr().err
 

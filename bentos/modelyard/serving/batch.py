@@ -139,6 +139,8 @@ def score(
     """
     chosen = read_package(package)
     source = Source(given, chosen.signature)
+    if output.suffix != ".parquet":
+        raise UserError(f"{output}: the output is Parquet; choose a name that ends in .parquet")
     for path in (output.resolve(), quarantine.resolve()):
         if given.resolve() in (path, path.parent):
             raise UserError(f"{path}: lies in the input; choose another output")
@@ -250,9 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m modelyard.serving.batch", description=__doc__)
     parser.add_argument("package", type=Path, help="folder of a model package")
     parser.add_argument("input", type=Path, help=f"{', '.join(FORMATS)}, or a folder of them")
-    parser.add_argument("output", type=Path, help="Parquet file")
+    parser.add_argument("output", type=Path, help="Parquet file, .parquet")
     parser.add_argument(
-        "--quarantine", type=Path, help="Parquet file; default: OUTPUT with .quarantine.parquet"
+        "--quarantine", type=Path, help="Parquet file; default: OUTPUT's with .quarantine.parquet"
     )
     parser.add_argument(
         "--max-quarantined-share", type=share, default=MAX_QUARANTINED_SHARE, metavar="S",

@@ -1,5 +1,6 @@
 """From the rows of a request to the graph's two tensors, through the signature."""
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -12,6 +13,8 @@ from modelyard.serving.rows import Row, RowError
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MOST_ERRORS = 100
 MOST_VALUES = 20
+_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+"""as JSON's readers write them"""
 
 
 class Encoder:
@@ -88,12 +91,20 @@ def _number_check(field: Number) -> Callable[[Any], str | None]:
         if type(value) is not float and type(value) is not int:
             return f"must be a number, not {_kind(value)}"
         if not low <= value <= high:  # NaN is in no range
-            return f"{bounds}, not {value:g}" if abs(value) <= FLOAT32_MAX else bounds
+            return _out_of(bounds, value)
         if field.integer and value != int(value):
             return f"must be a whole number, not {value:g}"
         return None
 
     return check
+
+
+def _out_of(bounds: str, value: float) -> str:
+    if abs(value) <= FLOAT32_MAX:
+        return f"{bounds}, not {value:g}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {_NOT_FINITE[str(value)]}; {bounds}"
+    return f"is beyond the 32-bit range; {bounds}"
 
 
 def _category_check(field: Category) -> Callable[[Any], str | None]:
