@@ -177,7 +177,8 @@ def test_bad_input_is_refused_with_row_and_field(
     found = [(e["row"], e["field"]) for e in refusal["errors"]]
     assert found == ([] if row is None else [(row, field)]), refusal
     if field:
-        assert f"row {row}: {field}: " in refusal["error"]
+        named = f" is {what};" if what in ("NaN", "Infinity", "-Infinity") else ""
+        assert f"row {row}: {field}:{named} " in refusal["error"]
 
 
 def test_a_key_that_stands_twice_is_named(server: Servers) -> None:
@@ -193,6 +194,15 @@ def test_a_key_that_stands_twice_is_named(server: Servers) -> None:
 def test_another_content_type_is_refused(server: Servers) -> None:
     answer = server("binary").client.post("/predict", data={"rows": "1"})
     assert answer.status_code == 415 and "application/json" in answer.json()["error"]
+
+
+def test_a_content_encoding_is_refused(server: Servers) -> None:
+    client, body = server("binary").client, json.dumps({"rows": [ROW]})
+    for coding, status in (("gzip", 415), ("br", 415), ("identity", 200)):
+        headers = {"content-type": JSON, "content-encoding": coding}
+        answer = client.post("/predict", content=body, headers=headers)
+        assert answer.status_code == status
+        assert (f"send the body plain, not as {coding}" in answer.text) == (status == 415)
 
 
 def test_the_wrong_verb_is_refused(server: Servers) -> None:

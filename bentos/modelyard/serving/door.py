@@ -61,12 +61,7 @@ class Routes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
         service = _service()
-        kind, given = JSON, b""
-        for name, value in scope["headers"]:
-            if name == b"content-type":
-                kind = value.decode("latin-1").partition(";")[0].strip().lower()
-            elif name == b"x-request-id":
-                given = value
+        kind, coding, given = _asked(scope["headers"])
         request_id = _request_id(given)
         predict, status = scope["path"] == self._predict, 200
         headers = [(b"x-request-id", request_id.encode()), service.version_header]
@@ -78,6 +73,7 @@ class Routes:
                 headers.append((b"allow", ", ".join(allowed).encode()))
                 raise Refusal(405, f"{scope['method']}: {scope['path']} takes {allowed[0]}")
             if predict:
+                _check_coding(coding)
                 kind, body = await _predictions(service, kind, request_id, receive)
             elif service.problem:
                 raise Refusal(503, f"not ready: {service.problem}")
@@ -158,6 +154,25 @@ async def _predictions(
 def _admit(admission: Admission, size: int) -> None:
     if admission.full(size):
         raise Overload(admission.waiting)
+
+
+def _asked(headers: list[tuple[bytes, bytes]]) -> tuple[str, str, bytes]:
+    """Content type, content coding and request id of a request."""
+    kind, coding, given = JSON, "", b""
+    for name, value in headers:
+        if name == b"content-type":
+            kind = value.decode("latin-1").partition(";")[0].strip().lower()
+        elif name == b"x-request-id":
+            given = value
+        elif name == b"content-encoding":
+            coding = value.decode("latin-1").strip().lower()
+    return kind, coding, given
+
+
+def _check_coding(coding: str) -> None:
+    if coding not in ("", "identity"):
+        # A few bytes could stand for gigabytes.
+        raise Refusal(415, f"content-encoding: send the body plain, not as {coding[:100]}")
 
 
 async def _body(service: "ModelService", receive: Receive) -> bytes:

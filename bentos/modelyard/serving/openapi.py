@@ -23,7 +23,7 @@ REFUSALS = {
     "405": "The route takes another method.",
     "408": "The body was not all there after a minute.",
     "413": "Too many bytes or rows.",
-    "415": "The content type is neither JSON nor an Arrow stream.",
+    "415": "The content type is neither JSON nor an Arrow stream, or the body is compressed.",
     "422": "A row does not fit the signature; `errors` names row and field.",
     "500": "The service failed; its log has the traceback under the request id.",
     "503": "The model is not ready, or too many requests wait: then `retry-after` tells when to "
