@@ -76,8 +76,8 @@ def test_a_module_that_cannot_be_imported_is_a_mistake_and_not_tried_again(
     count = f"open({str(tmp_path / 'tries')!r}, 'a').write('x')\n"
     code = launch(count + "def early():\n    import nothing_of_that_name\nearly()\n")
     said = failure(tmp_path / "work", code)
-    assert "rank 0 failed with ModuleNotFoundError: No module named 'nothing_of_that_name'" in said
-    assert f" at {tmp_path / 'planted.py'}:3 in early; its traceback is in " in said
+    assert f"rank 0 failed at {tmp_path / 'planted.py'}:3 in early: ModuleNotFoundError: " in said
+    assert "No module named 'nothing_of_that_name'; its traceback is in " in said
     assert "in early" in traceback_of(tmp_path / "work")
     assert (tmp_path / "tries").read_text() == "x"
     assert "Traceback (most recent call last)" in (tmp_path / "work" / LOG).read_text()
@@ -142,10 +142,20 @@ def raised(by: Path) -> Exception:
     raise AssertionError
 
 
+def raised_by_syntax(path: Path) -> Exception:
+    try:
+        compile("a = 1\nb = = 2", str(path), "exec")
+    except SyntaxError as error:
+        return error
+    raise AssertionError
+
+
 def test_the_place_of_a_mistake_is_the_innermost_line_of_the_own_code(tmp_path: Path) -> None:
     own = Path.cwd() / "src" / "flights"
     assert Mistake.of(raised(own / "net.py"), 1, own).place == "src/flights/net.py:3 in read"
     assert Mistake.of(raised(tmp_path / "net.py"), 1, own).place == ""
+    broken = Mistake.of(raised_by_syntax(own / "net.py"), 0, own)
+    assert str(broken) == "rank 0 failed at src/flights/net.py:2: SyntaxError: invalid syntax"
     assert "json/decoder.py" in Mistake.of(raised(own / "net.py"), 1, own).traceback
 
 

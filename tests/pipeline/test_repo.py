@@ -229,10 +229,20 @@ def test_a_selection_of_nothing(arguments: list[str], message: str, repo: Path) 
     assert code == 1 and message in printed and "Traceback" not in printed
 
 
-def test_a_mistake_in_the_settings(repo: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("patience:", "patiense:", "config.yaml:{line}: training.patiense: "),
+        ("hidden: [", "hidden: [-1, ", "config.yaml:{line}: training.hidden.0: "),
+        ("ranks: 2", "ranks: 1000", "config.yaml: training.ranks: 1000 is more than 4 for each of"),
+    ],
+)
+def test_a_mistake_in_the_settings(old: str, new: str, message: str, repo: Path) -> None:
     config = (repo / "config.yaml").read_text()
-    (repo / "config.yaml").write_text(config.replace("patience:", "patiense:"))
+    spoilt = config.replace(old, new).replace("batch_rows: 200", "batch_rows: 2000")
+    (repo / "config.yaml").write_text(spoilt)
     code, printed = materialize(repo)
     (repo / "config.yaml").write_text(config)
-    line = config[: config.index("patience:")].count("\n") + 1
-    assert code == 1 and f"config.yaml:{line}: training.patiense: " in printed
+    line = config[: config.index(old)].count("\n") + 1
+    assert code == 1 and message.format(line=line) in printed, printed
+    assert "raw" not in printed and "Traceback" not in printed

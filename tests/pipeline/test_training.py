@@ -17,8 +17,8 @@ from modelyard.documents import UserError
 from modelyard.pipeline.arrays import Arrays, write_arrays
 from modelyard.pipeline.checkpoint import NEW, PROGRESS, complete
 from modelyard.pipeline.feeding import Feed
-from modelyard.pipeline.job import CHECKPOINTS, WEIGHTS, History
-from modelyard.pipeline.launcher import check, prepare
+from modelyard.pipeline.job import CHECKPOINTS, WEIGHTS, History, unfinished
+from modelyard.pipeline.launcher import check, check_machine, prepare
 from modelyard.pipeline.settings import TrainingSettings
 from modelyard.pipeline.synthetic import draw
 from modelyard.pipeline.training import Run
@@ -63,20 +63,22 @@ def checkpoints(folder: Path) -> list[str]:
 
 
 def test_a_training_without_a_checkpoint_goes_on(interrupted: tuple[Path, str]) -> None:
-    assert "warning: no checkpoint after epoch 1, step 3: " in interrupted[1]
+    assert "warning: no checkpoint in epoch 1, after step 3: " in interrupted[1]
 
 
 def test_a_rank_that_is_killed_is_started_again(interrupted: tuple[Path, str]) -> None:
     """With the other one, by torchrun."""
     folder, printed = interrupted
     assert (folder / "killed.1").exists()
-    assert "going on from the checkpoint after epoch 2, step 2" in printed
+    assert "rank 1 was killed by SIGKILL; all ranks are started again: restart 1 of 3" in printed
+    assert "going on from the checkpoint in epoch 2, after step 2" in printed
 
 
 def test_a_training_that_is_stopped_leaves_a_checkpoint(interrupted: tuple[Path, str]) -> None:
     """SIGTERM of torchrun, in mid-epoch."""
     folder, _ = interrupted
     (name,) = checkpoints(folder)
+    assert unfinished(folder / "work")
     assert "00002-000000007" <= name < "00003-000000010" and not running(folder)
 
 
@@ -85,7 +87,7 @@ def test_nothing_of_all_that_costs_a_bit(
 ) -> None:
     """Nor does the SIGTERM of one rank alone, after which both are started again."""
     history = train(stopped, "told to stop at 3.3")
-    assert "going on from the checkpoint after epoch 3, step 3" in capfd.readouterr().out
+    assert "going on from the checkpoint in epoch 3, after step 3" in capfd.readouterr().out
     assert losses(history) == losses(uninterrupted.history)
     expected = weights(uninterrupted.folder)
     assert all(torch.equal(v, expected[k]) for k, v in weights(stopped).items())
@@ -141,7 +143,9 @@ def test_only_the_same_training_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="FloatingPointError: the .* try a lower learning_rate"):
+    with pytest.raises(
+        UserError, match=r" in \w+: FloatingPointError: the .* lower learning_rate;"
+    ):
         train(tmp_path, "nan")
     assert checkpoints(tmp_path) == ["00002-000000002"]
     assert not (tmp_path / "work" / WEIGHTS).exists()
@@ -164,7 +168,7 @@ def test_the_learning_rate_warms_up_and_falls_to_0() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ranks": 30}, "config.yaml: training: 20 training rows for 30 ranks"),
+        ({"ranks": 1000, "batch_rows": 1000}, "training.ranks: 1000 is more than 4 for each of"),
         ({"accumulate": 11}, r"20 training rows for 2 ranks \(accumulate 11\)"),
         ({"device": "cuda"}, "training.device: cuda needs a GPU for each of 2 ranks; this"),
     ],
@@ -176,6 +180,7 @@ def test_what_cannot_work_is_refused_before_a_process_starts(
         pytest.skip("this machine has a GPU")
     draw(SIGNATURE, 20).write_parquet(tmp_path / "rows.parquet")
     with pytest.raises(UserError, match=message):
+        check_machine(small(**changes))
         check(small(**changes), tmp_path / "rows.parquet", tmp_path / "rows.parquet")
 
 

@@ -31,6 +31,12 @@ class Unfinished(UserError):
     """A training that was stopped before its end, and goes on when it's asked for again."""
 
 
+def unfinished(folder: Path) -> bool:
+    """Whether a training was stopped here that has a checkpoint to go on from."""
+    there = (folder / JOB).exists() and not (folder / WEIGHTS).exists()
+    return there and any((folder / CHECKPOINTS).glob("[0-9]*-[0-9]*"))
+
+
 class Job(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,23 +60,27 @@ class Mistake(BaseModel):
     @classmethod
     def of(cls, error: Exception, rank: int, own: Path) -> Self:
         """`own` is the folder that the training module lies in."""
-        text = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+        told = error.msg if isinstance(error, SyntaxError) else str(error)
+        text = f"{type(error).__name__}: {told.strip()}".splitlines()[0]
         said = "".join(format_exception(error))
         return cls(rank=rank, message=text, place=_place(error, own), traceback=said)
 
     def __str__(self) -> str:
-        where = f" at {self.place}" if self.place else ""
-        return f"rank {self.rank} failed with {self.message}{where}"
+        where = f"at {self.place}:" if self.place else "with"
+        return f"rank {self.rank} failed {where} {self.message}"
 
 
 def _place(error: Exception, own: Path) -> str:
     """The innermost line that is the team's own; empty where the exception never was there."""
-    frames = [f for f in extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(own)]
-    if not frames:
+    places = [(f.filename, f"{f.lineno} in {f.name}") for f in extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:  # of what was imported, not run
+        places.append((error.filename, str(error.lineno)))
+    ours = [(Path(file), line) for file, line in places if Path(file).is_relative_to(own)]
+    if not ours:
         return ""
-    path = Path(frames[-1].filename)
+    path, line = ours[-1]
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f"{shown}:{frames[-1].lineno} in {frames[-1].name}"
+    return f"{shown}:{line}"
 
 
 class Epoch(BaseModel):

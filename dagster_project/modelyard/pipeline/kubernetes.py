@@ -83,7 +83,7 @@ class KubernetesLauncher(TorchLauncher):
                 the training failed for good. A rank's exception is named.
         """
         own = KubernetesSettings.model_validate(self.cluster)
-        check(settings.model_copy(update={"device": "cpu"}), train, validation)
+        check(settings, train, validation)
         prepare(module, folder, settings, signature, train, validation)
         job = Job.model_validate_json((folder / JOB).read_bytes())
         project = module.partition(".")[0].replace("_", "-")[:40].rstrip("-")

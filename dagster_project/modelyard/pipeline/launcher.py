@@ -24,7 +24,6 @@ from modelyard.documents import Signature, UserError
 from modelyard.pipeline.arrays import write_arrays
 from modelyard.pipeline.frames import HASH
 from modelyard.pipeline.job import (
-    CHECKPOINTS,
     JOB,
     LOG,
     MISTAKE,
@@ -35,6 +34,7 @@ from modelyard.pipeline.job import (
     Mistake,
     Unfinished,
     read_history,
+    unfinished,
 )
 from modelyard.pipeline.settings import TrainingSettings
 from modelyard.pipeline.workspace import replaced
@@ -43,6 +43,8 @@ LOGGED = 60
 """lines of the log in Dagster, where a rank left no traceback of its own"""
 LAST = 15
 """lines of the log in the message when the ranks never started"""
+RANKS_A_CORE = 4
+"""at most: more of them only wait for one another, and take memory"""
 GRACE = 60
 """seconds that the ranks have for a checkpoint when they are told to stop"""
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -98,6 +100,7 @@ class TorchLauncher(dg.ConfigurableResource):
                 ranks are stopped and no weights are left, but the last checkpoint is.
             Unfinished: torchrun was told to stop, or killed.
         """
+        check_machine(settings)
         check(settings, train, validation)
         job = describe(module, settings, signature, train, validation)
         clear(folder, job)
@@ -168,11 +171,33 @@ class TorchLauncher(dg.ConfigurableResource):
                 _stop(process)
 
 
-def check(settings: TrainingSettings, train: Path, validation: Path) -> None:
-    """Refuse what can't work before any process is started.
+def check_machine(settings: TrainingSettings) -> None:
+    """Refuse what can't work on this machine before any process is started.
 
     Raises:
-        UserError: too few rows or GPUs for the ranks.
+        UserError: too few cores or GPUs for the ranks.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if settings.ranks > RANKS_A_CORE * cores:
+        raise UserError(
+            f"config.yaml: training.ranks: {settings.ranks} is more than {RANKS_A_CORE} for each "
+            f"of this machine's {cores} cores; choose {cores}, or {RANKS_A_CORE * cores} at most"
+        )
+    if settings.device == "cuda":
+        import torch
+
+        if torch.cuda.device_count() < settings.ranks:
+            raise UserError(
+                f"config.yaml: training.device: cuda needs a GPU for each of {settings.ranks} "
+                f"ranks; this machine has {torch.cuda.device_count()}"
+            )
+
+
+def check(settings: TrainingSettings, train: Path, validation: Path) -> None:
+    """Refuse data that can't be shared out.
+
+    Raises:
+        UserError: too few rows for the ranks.
     """
     for name, path, least in (
         ("training", train, settings.ranks * settings.accumulate),
@@ -183,14 +208,6 @@ def check(settings: TrainingSettings, train: Path, validation: Path) -> None:
             raise UserError(
                 f"config.yaml: training: {rows} {name} rows for {settings.ranks} ranks "
                 f"(accumulate {settings.accumulate}); choose fewer ranks or more months"
-            )
-    if settings.device == "cuda":
-        import torch
-
-        if torch.cuda.device_count() < settings.ranks:
-            raise UserError(
-                f"config.yaml: training.device: cuda needs a GPU for each of {settings.ranks} "
-                f"ranks; this machine has {torch.cuda.device_count()}"
             )
 
 
@@ -261,12 +278,8 @@ def fill(folder: Path, job: Job, train: Path, validation: Path) -> None:
 
 def _goes_on(folder: Path, wanted: str) -> bool:
     """Whether the folder holds a checkpoint of this very training, which has not ended."""
-    job = folder / JOB
     return (
-        job.exists()
-        and not (folder / WEIGHTS).exists()
-        and (folder / CHECKPOINTS).exists()
-        and json.loads(job.read_text()).get("fingerprint") == wanted
+        unfinished(folder) and json.loads((folder / JOB).read_text()).get("fingerprint") == wanted
     )
 
 

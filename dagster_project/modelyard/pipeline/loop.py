@@ -174,7 +174,7 @@ class Progress:
         tensors["random"] = {str(run.rank): _random_state(run.device)}
         problem = checkpoint.write(run.checkpoints, name, tensors, progress, run.control)
         if problem and run.rank == 0:
-            run.warn(f"no checkpoint after epoch {self.epoch}, step {self.step}: {problem}")
+            run.warn(f"no checkpoint in epoch {self.epoch}, after step {self.step}: {problem}")
         self._saved = time.monotonic()
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelyard.documents import Manifest, UserError
 from modelyard.pipeline.importing import importing
-from modelyard.pipeline.job import Unfinished
+from modelyard.pipeline.job import Unfinished, unfinished
 from modelyard.pipeline.progress import progress, say
 from modelyard.pipeline.workspace import Workspace, replaced
 
@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        goes_on = unfinished(workspace.training)
+        then = "; run it again to go on from its last checkpoint" if goes_on else ""
+        print(f"interrupted{then}", file=sys.stderr)
         return 130
     return 0
 
@@ -94,6 +96,7 @@ def materialize(
         )
         job = definitions.resolve_implicit_global_asset_job_def()
         chosen = _select(definitions, assets)
+        _check_machine(workspace, chosen)
         tags = _range(definitions, chosen, partitions)
         instance = dg.DagsterInstance.get()
     with instance:
@@ -141,16 +144,30 @@ def _definitions(workspace: Workspace) -> "dg.Definitions":
 
     for notice in (BetaWarning, PreviewWarning):  # versions are pinned: nothing to act on
         warnings.filterwarnings("ignore", category=notice)
+    loaded = importlib.import_module(f"{_package(workspace)}.definitions").defs
+    return loaded if isinstance(loaded, dg.Definitions) else loaded()
+
+
+def _package(workspace: Workspace) -> str:
     tool = tomllib.loads((workspace.root / "pyproject.toml").read_text()).get("tool", {})
     try:
-        package = tool["dg"]["project"]["root_module"]
+        return tool["dg"]["project"]["root_module"]
     except KeyError:
         raise UserError(
             f"{workspace.root / 'pyproject.toml'} names no [tool.dg.project] root_module; "
             "run this in the root of a model repo"
         ) from None
-    loaded = importlib.import_module(f"{package}.definitions").defs
-    return loaded if isinstance(loaded, dg.Definitions) else loaded()
+
+
+def _check_machine(workspace: Workspace, chosen: "list[dg.AssetKey]") -> None:
+    """What its ranks would be refused for, before the minutes that their data takes."""
+    if not {"weights", "best_configuration"} & {key.to_user_string() for key in chosen}:
+        return
+    given = importlib.import_module(f"{_package(workspace)}.settings").settings()
+    if given.kubernetes is None:
+        from modelyard.pipeline.launcher import check_machine
+
+        check_machine(given.training)
 
 
 def _select(definitions: "dg.Definitions", assets: str) -> "list[dg.AssetKey]":

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import resource
 import signal
 import sys
@@ -26,6 +27,7 @@ from modelyard.pipeline.job import (
     CHECKPOINTS,
     HISTORY,
     JOB,
+    LOG,
     WEIGHTS,
     Epoch,
     History,
@@ -72,6 +74,7 @@ def session(settings: type[Settings]) -> "Iterator[Run[Settings]]":
         signal.signal(signal.SIGTERM, run.stop)
         torch.manual_seed(own.seed)
         run.pipes = _pipes(run.rank)
+        run.restarted()
         if gpus := _idle_gpus(own.device, device):
             run.warn(f"{gpus} GPUs are too few for {run.ranks} ranks, which train on the CPU")
         yield run
@@ -288,10 +291,23 @@ class Run(Generic[Settings]):
         share = step / self.steps_per_epoch
         self._log(f"epoch {epoch:3d}/{self.settings.epochs}  {share:4.0%}  loss {loss:.4f}")
 
+    def restarted(self) -> None:
+        """Which rank torchrun lost, after which it has started all of them again."""
+        count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        if self.rank or not count:
+            return
+        log = (self.folder / LOG).read_text(errors="replace")
+        lost = re.findall(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)", log)
+        code, rank = (int(lost[-1][0]), lost[-1][1]) if lost else (0, "")
+        ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else "ended"
+        who = f"rank {rank}" if rank else "a rank"
+        most = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "")
+        self._log(f"warning: {who} {ended}; all ranks are started again: restart {count} of {most}")
+
     def resumed(self, epoch: int, step: int, ranks: int) -> None:
         by = f" by {ranks} ranks" if ranks != self.ranks else ""
         if self.rank == 0:
-            self._log(f"going on from the checkpoint{by} after epoch {epoch}, step {step}")
+            self._log(f"going on from the checkpoint{by} in epoch {epoch}, after step {step}")
 
     def warn(self, text: str) -> None:
         self._log(f"warning: {text}")
@@ -318,5 +334,5 @@ class Run(Generic[Settings]):
     def leave(self, epoch: int, step: int) -> None:
         """The checkpoint is written: exit with the code that means "start me again"."""
         if self.rank == 0:
-            self._log(f"told to stop: checkpoint after epoch {epoch}, step {step}")
+            self._log(f"told to stop: checkpoint in epoch {epoch}, after step {step}")
         raise Stopped
