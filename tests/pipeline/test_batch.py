@@ -166,10 +166,12 @@ def test_one_message_and_nothing_changed(
     if change:
         shutil.move(workspace.state / change, tmp_path / "away")
     code, printed = predict(workspace.root, "--partitions", MONTH, "--version", version)
+    ran = "predictions …" in printed
     release.write_text(text)
     if change:
         shutil.move(tmp_path / "away", workspace.state / change)
     assert code == 1 and said in printed, printed
+    assert ran == (version in "23"), "a version that is not there turns no asset red"
     assert printed.count("error:") == 1 and "Traceback" not in printed
     assert [path.read_bytes() for path in files] == before
 
