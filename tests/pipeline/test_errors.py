@@ -16,12 +16,14 @@ from pipeline.ranks import SIGNATURE, running, small
 
 from modelyard.documents import UserError
 from modelyard.pipeline import cluster, launcher
+from modelyard.pipeline import materialize as pipeline
 from modelyard.pipeline.indexed_job import KubernetesSettings, Training, objects
-from modelyard.pipeline.job import LOG, MISTAKE, Job, Mistake, Unfinished
+from modelyard.pipeline.job import CHECKPOINTS, JOB, LOG, MISTAKE, Job, Mistake, Unfinished
 from modelyard.pipeline.launcher import TorchLauncher, failure, traceback_of
 from modelyard.pipeline.materialize import _failure
 from modelyard.pipeline.objects import Objects
 from modelyard.pipeline.pod import MISTAKES, Place, _mistake
+from modelyard.pipeline.workspace import Workspace
 
 Launch = Callable[[str], int]
 UNTIL_STOPPED = """
@@ -178,6 +180,28 @@ def test_make_train_says_what_a_training_that_may_go_on_says() -> None:
 
     result = dg.materialize([weights], raise_on_error=False)
     assert _failure(result, Path("log")) == "training: stopped; run it again"
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_interrupted_make_train_says_whether_it_goes_on(
+    saved: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    work = Workspace(tmp_path).training
+    (work / CHECKPOINTS / "00002-000000007").mkdir(parents=True)
+    if saved:
+        (work / JOB).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setattr(pipeline, "materialize", interrupted)
+    assert pipeline.main([]) == 130
+    then = "; run it again to go on from its last checkpoint" if saved else ""
+    assert capsys.readouterr().err == f"interrupted{then}\n"
 
 
 POD_SETTINGS = {"namespace": "default", "image": "nowhere/training:1", "storage": "s3://b/f"}

@@ -54,6 +54,15 @@ def test_the_version_served_is_the_highest_not_the_one_built_last(
     assert "bentoml serve flight-delay:2 " in run(*command, "VERSION=2", cwd=tmp_path)
 
 
+@pytest.mark.parametrize("task", ["train", "predict"])
+def test_months_are_passed_on(task: str, repo: Path) -> None:
+    command = ("make", "-n", task, f"VENV={sys.prefix}")
+    assert "--partitions" not in run(*command, cwd=repo)
+    assert "--partitions 2013-01...2013-02" in run(
+        *command, "PARTITIONS=2013-01...2013-02", cwd=repo
+    )
+
+
 def test_answers_are_kept_for_updates(repo: Path, platform: Path) -> None:
     answers = yaml.safe_load((repo / ".copier-answers.yml").read_text())
     assert answers["_src_path"] == str(platform)

@@ -296,7 +296,8 @@ class Run(Generic[Settings]):
         count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         if self.rank or not count:
             return
-        log = (self.folder / LOG).read_text(errors="replace")
+        path = self.folder / LOG  # not there under a torchrun of a person's own
+        log = path.read_text(errors="replace") if path.exists() else ""
         lost = re.findall(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)", log)
         code, rank = (int(lost[-1][0]), lost[-1][1]) if lost else (0, "")
         ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else "ended"
