@@ -19,7 +19,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 BLOCK_ROWS = 8192
 """rows that are read in one run; with less, a disk would seek for each row"""
-WINDOW_BYTES = 32 * 2**20
+WINDOW_BYTES = 16 * 2**20
 """of the columns; what a rank holds of them at most"""
 
 
