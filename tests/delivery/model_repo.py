@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -43,7 +44,9 @@ class Users(Sender):
     to its end."""
 
     def __init__(self, url: str, rate: float) -> None:
-        bodies = [body([{"x": i / 97}]) for i in range(97)]
+        # In no order: with one, a moment's requests to one version are unlike those to the other.
+        order = random.Random(0)
+        bodies = [body([{"x": order.randrange(97) / 97}]) for _ in range(10_000)]
         super().__init__(url, bodies, lambda: rate)
         self.answers: Counter[int] = Counter()
         """version → good answers"""
