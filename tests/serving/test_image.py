@@ -64,34 +64,50 @@ def runner(tag: str) -> Iterator[image.Runner]:
 def test_it_serves_from_its_entrypoint_what_the_package_says(
     runner: image.Runner, bento: Path, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = runner.command(BENTOML_PORT=str(port), MODELYARD_PREDICTION_LOG="/tmp/predictions")
-    url = f"http://127.0.0.1:{port}"
-    with (tmp_path / "log").open("w") as log:
+    """Started as a release's Deployment starts it: with its variables and port, and no more."""
+    deployment = yaml.safe_load(DEPLOYMENT.read_text())
+    [pod] = deployment["spec"]["template"]["spec"]["containers"]
+    variables = {each["name"]: each["value"] for each in pod["env"]}
+    url = f"http://127.0.0.1:{pod['ports'][0]['containerPort']}"
+    with own_network(runner) as own, (tmp_path / "log").open("w") as log:
+        command = [*own.enter, *runner.command(**variables)]
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        end = time.monotonic() + 60
-        while not ready(url):
-            assert server.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
-            time.sleep(0.1)
-        answer = httpx.post(f"{url}/predict", json={"rows": [ROW]}).json()
-        metrics = httpx.get(f"{url}/metrics").text
-    finally:
-        server.terminate()
-        server.wait(30)
+        try:
+            probed = pod["startupProbe"]["httpGet"]["path"]
+            status, _ = own.ask("GET", url + probed, within_s=60)
+            assert status == 200, (tmp_path / "log").read_text()
+            _, answer = own.ask("POST", f"{url}/predict", {"rows": [ROW]})
+            _, metrics = own.ask("GET", f"{url}/metrics")
+        finally:
+            server.terminate()
+            server.wait(30)
+    found = json.loads(answer)
     expected = Model(bento / "src" / "packages" / "2").predict([ROW])
-    assert answer["predictions"] == [pytest.approx(row) for row in expected]
-    assert answer["version"] == 2
-    assert "modelyard_prediction_log_lost_total" in metrics
+    assert found["predictions"] == [pytest.approx(row) for row in expected]
+    assert found["version"] == 2
+    assert "modelyard_predictions_total" in metrics
     assert "Read-only" not in (tmp_path / "log").read_text()
 
 
-def ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
+def own_network(runner: image.Runner) -> AbstractContextManager[Network]:
+    """Docker's containers are not in the network of the command that starts them."""
+    return nullcontext(machines()) if image.builder() == "docker" else network()
+
+
+def test_it_logs_predictions_at_the_port_that_is_asked_for(
+    runner: image.Runner, tmp_path: Path
+) -> None:
+    variables = {"BENTOML_PORT": "3001", "MODELYARD_PREDICTION_LOG": "/tmp/predictions"}
+    with own_network(runner) as own, (tmp_path / "log").open("w") as log:
+        command = [*own.enter, *runner.command(**variables)]
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            status, metrics = own.ask("GET", "http://127.0.0.1:3001/metrics", within_s=60)
+        finally:
+            server.terminate()
+            server.wait(30)
+    assert status == 200, (tmp_path / "log").read_text()
+    assert "modelyard_prediction_log_lost_total" in metrics
 
 
 def test_it_runs_as_nobody_special_on_a_read_only_root(runner: image.Runner) -> None:

@@ -58,14 +58,26 @@ def connect(server: Server) -> socket.socket:
     return socket.create_connection((address.hostname, address.port), timeout=60)
 
 
-@pytest.mark.parametrize("settings", ["", 'traffic={"max_concurrency": 10}'])
+@pytest.mark.parametrize(
+    ("settings", "configuration", "place"),
+    [
+        ("", "{}", 128),
+        ('traffic={"max_concurrency": 10}', "{}", 10),
+        ("", "{services: {traffic: {max_concurrency: 20}}}", 20),
+    ],
+)
 def test_what_finds_no_place_is_refused_at_once_and_the_rest_is_answered(
-    settings: str, tmp_path: Path, package: Callable[[Task], Path]
+    settings: str,
+    configuration: str,
+    place: int,
+    tmp_path: Path,
+    package: Callable[[Task], Path],
 ) -> None:
     """Nothing is let go on before all that are refused have been told so."""
-    place, count = (10 if settings else 128), 200
+    count = 200
     (tmp_path / "service.py").write_text(HELD.format(settings=settings))
-    with serve(tmp_path / "service.py", package("binary")) as running:
+    (own := tmp_path / "configuration.yaml").write_text(configuration)
+    with serve(tmp_path / "service.py", package("binary"), BENTOML_CONFIG=str(own)) as running:
         answers = asyncio.run(ask(running, count, tmp_path / "go", count - place))
         codes = Counter(answer.status_code for answer in answers)
         assert codes == {200: place, 503: count - place}

@@ -2,10 +2,7 @@
 
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -314,27 +311,3 @@ def test_a_teams_code_runs_around_the_model(
             assert f"request hour-{hour} failed" in running.log and reason in running.log
         assert predict(running, ROW, ROW, ROW, ROW).status_code == 413
         assert predict(running, ROW).status_code == 200
-
-
-def test_a_port_in_use_is_one_clear_message(
-    server: Servers, service: Path, tmp_path: Path, package: Callable[[Task], Path]
-) -> None:
-    port = server("binary").url.rpartition(":")[2]
-    command = [sys.executable, "-m", "bentoml", "serve", service.name, "--host", "127.0.0.1"]
-    found = subprocess.run(
-        [*command, "--port", port],
-        cwd=service.parent,
-        env=os.environ
-        | {
-            "BENTOML_HOME": str(tmp_path),
-            "BENTOML_DO_NOT_TRACK": "True",
-            "MODELYARD_PACKAGE": str(package("binary")),
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert found.returncode == 1
-    assert f"can't listen on 127.0.0.1:{port}: Address already in use" in found.stderr
-    assert "Traceback" not in found.stderr
-    assert server("binary").client.get("/readyz").status_code == 200

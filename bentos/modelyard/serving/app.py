@@ -8,15 +8,12 @@ import asyncio
 import gc
 import logging
 import math
-import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import bentoml
-import click
 import yaml
 from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
@@ -34,7 +31,7 @@ from modelyard.serving.drain import drain_s, on_sigterm
 from modelyard.serving.image import serving_image
 from modelyard.serving.package import Package, find_package
 from modelyard.serving.rows import Prediction, Row
-from modelyard.serving.supervisor import watch_closely
+from modelyard.serving.supervisor import supervise
 
 if TYPE_CHECKING:
     from modelyard.serving.model import Model
@@ -48,8 +45,6 @@ ENVIRONMENT = {
 """of the workers and of the image"""
 FLUSH_S = 1.0
 """between two times that the metrics' files get what was counted"""
-TIMEOUT_S = 60
-"""as BentoML's own, for a team's `predict`; `traffic={"timeout": …}` is another"""
 SWITCH_S = 0.0001
 """the longest that another thread keeps the loop from Python's lock"""
 
@@ -94,22 +89,18 @@ class ModelService:
         """In the worker, before it listens: load the model and have it score once."""
         from modelyard.serving.predictor import Predictor
 
-        config = self.bento_service.config  # pyrefly: ignore[missing-attribute]
-        traffic = config.get("traffic") or {}
+        settings = _settings(self.bento_service.name)  # pyrefly: ignore[missing-attribute]
+        traffic = settings["traffic"]
         code = None if type(self).predict is ModelService.predict else self.predict
         try:
             drain = drain_s()
-            self.predictor = Predictor(
-                self.package, self.max_rows, code, traffic.get("timeout", TIMEOUT_S)
-            )
+            self.predictor = Predictor(self.package, self.max_rows, code, traffic["timeout"])
         except UserError as error:
             self.problem = str(error)
             logger.error("not ready, and will not be: %s", error)
             return
-        if most := traffic.get("max_concurrency"):
-            workers = config["workers"]
-            count = workers if isinstance(workers, int) else os.cpu_count() or 1
-            self.admission.most = math.ceil(most / count)
+        if most := traffic["max_concurrency"]:
+            self.admission.most = math.ceil(most / _workers(settings))
         elif not self.max_waiting and not code:
             self.admission.most = most_waiting(self.predictor.row_s)
         self.admission.shrinks = code is None
@@ -125,25 +116,8 @@ class ModelService:
 
     @bentoml.on_deployment
     @staticmethod
-    def _check_port() -> None:
-        """Before any worker starts: a port in use is the user's to mend, not a traceback."""
-        context = click.get_current_context(silent=True)
-        if context is None or not {"host", "port"} <= context.params.keys():
-            return
-        host, port = context.params["host"] or "127.0.0.1", context.params["port"]
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            socket.create_server((host, port), family=family).close()
-        except OSError as error:
-            raise BentoMLException(
-                f"can't listen on {host}:{port}: {error.strerror}; "
-                "stop what listens there, or choose another --port"
-            ) from None
-
-    @bentoml.on_deployment
-    @staticmethod
     def _supervise() -> None:
-        watch_closely()
+        supervise()
 
     async def __is_ready__(self) -> bool:
         return not self.problem and not self.draining
@@ -260,6 +234,21 @@ class _Service(bentoml.Service):
             package.signature, self.inner.max_rows
         )
         return _Document(document)
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """A service's settings as BentoML acts on them: from its code, $BENTOML_CONFIG, defaults."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    return BentoMLContainer.config.services[name].get()
+
+
+def _workers(settings: dict[str, Any]) -> int:
+    """How many BentoML starts; by its own count of CPUs, which a container's limit bounds."""
+    from bentoml._internal.resource import system_resources
+
+    workers = settings["workers"] or 1
+    return int(system_resources()["cpu"]) or 1 if workers == "cpu_count" else workers
 
 
 def _asked_for(middleware: Any) -> bool:
