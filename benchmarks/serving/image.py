@@ -23,6 +23,8 @@ NONE = "no docker, and no buildah with root; or no base image can be had"
 DEBIAN = "localhost/debian-python:3.11"
 """what debootstrap makes: Debian 12 has Python 3.11"""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+KEEP_LAYERS = {"BUILDAH_LAYERS": "true"}
+"""as docker does by itself: images of the same requirements share what was installed"""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MOUNTS = """\
 touch $0/etc/hosts $0/etc/resolv.conf
@@ -54,13 +56,64 @@ def containerize(bento: Path, tag: str) -> None:
     if builder() == "buildah":
         options = ["--backend", "buildah", "--opt", "isolation=chroot", "--opt", f"from={base()}"]
         links = os.environ.get("UV_FIND_LINKS", "")
-        if Path(links).is_absolute():
+        if Path(links).is_absolute() and Path(links).is_dir():
             options += ["--opt", f"volume={links}:{links}:ro"]
             options += ["--opt", f"build-arg=UV_FIND_LINKS={links}"]
     name = f"{bento.parent.name}:{bento.name}"
     home = {"BENTOML_HOME": str(bento.parents[2]), "BENTOML_DO_NOT_TRACK": "True"}
     command = [sys.executable, "-m", "bentoml", "containerize", name, "--image-tag", tag, *options]
-    _run(command, env={**os.environ, **home})
+    _run(command, env={**os.environ, **home, **KEEP_LAYERS})
+
+
+def build(context: Path, dockerfile: Path, tag: str) -> None:
+    """`docker build`, by what can build here; from our base where buildah does.
+
+    Raises:
+        CalledProcessError: it failed; `stderr` says why.
+    """
+    command = ["docker", "build", "--quiet"]
+    if builder() == "buildah":
+        command = ["buildah", "build", "--quiet", "--isolation", "chroot", "--from", str(base())]
+    command += ["--file", str(dockerfile), "--tag", tag, str(context)]
+    _run(command, env={**os.environ, **KEEP_LAYERS})
+
+
+def push(tag: str, reference: str, user: str = "", password: str = "") -> str:
+    """Push an image to a registry on this machine as `host:port/name:tag`; its digest.
+
+    Raises:
+        CalledProcessError: it failed; `stderr` says why.
+    """
+    if builder() == "docker":
+        host, _, name = reference.rpartition(":")[0].partition("/")
+        if user:
+            login = ["docker", "login", "--username", user, "--password-stdin", host]
+            _run(login, input=password)
+        _run(["docker", "tag", tag, reference])
+        _run(["docker", "push", "--quiet", reference])
+        told = _run(["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", reference])
+        own = (each.partition("@") for each in json.loads(told))
+        return next(digest for where, _, digest in own if where == f"{host}/{name}")
+    with tempfile.NamedTemporaryFile() as file:
+        # Not compressed: over loopback, that takes longer than it saves.
+        options = ["--quiet", "--tls-verify=false", "--disable-compression"]
+        options += ["--digestfile", file.name, *(["--creds", f"{user}:{password}"] if user else [])]
+        _run(["buildah", "push", *options, tag, f"docker://{reference}"])
+        return Path(file.name).read_text().strip()
+
+
+def tags(name: str) -> list[str]:
+    """All tags that the builder has of an image, as `name:tag`."""
+    format = "{{.Repository}}:{{.Tag}}" if builder() == "docker" else "{{.Name}}:{{.Tag}}"
+    command = [builder() or "docker", "images", "--format", format]
+    return [line for line in _run(command).splitlines() if line.startswith(f"{name}:")]
+
+
+def exists(tag: str) -> bool:
+    engine = builder() or "docker"
+    return not subprocess.run(
+        [engine, "inspect", "--type=image", tag], capture_output=True
+    ).returncode
 
 
 def size(tag: str) -> int:

@@ -8,17 +8,18 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import httpx
 import pytest
+import yaml
 from benchmarks.serving import image
 from packaging.utils import canonicalize_name
+from serving.network import Network, machines, network
+from support import ROOT
 
 from modelyard.serving.model import Model
 
@@ -29,6 +30,7 @@ pytestmark = [
 ]
 
 ROW = {"distance": 1400.0, "hour": 17, "wind": 12.5, "carrier": "AA", "dest": "LAX"}
+DEPLOYMENT = ROOT / "tests/argo/model/argo/manifests/staging/release/deployment.yaml"
 INSTALLED = """
 import json
 from importlib.metadata import distributions
@@ -61,53 +63,50 @@ def runner(tag: str) -> Iterator[image.Runner]:
         yield running
 
 
-def test_it_serves_from_its_entrypoint_what_the_package_says(
+def test_it_serves_as_a_release_deploys_it(
     runner: image.Runner, bento: Path, tmp_path: Path
 ) -> None:
-    """Started as a release's Deployment starts it: with its variables and port, and no more."""
+    """With the variables of a Deployment and no more, at its port, asked by its probes."""
     deployment = yaml.safe_load(DEPLOYMENT.read_text())
     [pod] = deployment["spec"]["template"]["spec"]["containers"]
+    port, probe = pod["ports"][0]["containerPort"], pod["startupProbe"]["httpGet"]["path"]
     variables = {each["name"]: each["value"] for each in pod["env"]}
-    url = f"http://127.0.0.1:{pod['ports'][0]['containerPort']}"
-    with own_network(runner) as own, (tmp_path / "log").open("w") as log:
-        command = [*own.enter, *runner.command(**variables)]
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        try:
-            probed = pod["startupProbe"]["httpGet"]["path"]
-            status, _ = own.ask("GET", url + probed, within_s=60)
-            assert status == 200, (tmp_path / "log").read_text()
-            _, answer = own.ask("POST", f"{url}/predict", {"rows": [ROW]})
-            _, metrics = own.ask("GET", f"{url}/metrics")
-        finally:
-            server.terminate()
-            server.wait(30)
-    found = json.loads(answer)
+    url = f"http://127.0.0.1:{port}"
+    with started(runner, tmp_path / "log", **variables) as own:
+        status, _ = own.ask("GET", url + probe, within_s=60)
+        assert status == 200, (tmp_path / "log").read_text()
+        _, answer = own.ask("POST", f"{url}/predict", {"rows": [ROW]})
     expected = Model(bento / "src" / "packages" / "2").predict([ROW])
+    found = json.loads(answer)
     assert found["predictions"] == [pytest.approx(row) for row in expected]
     assert found["version"] == 2
-    assert "modelyard_predictions_total" in metrics
     assert "Read-only" not in (tmp_path / "log").read_text()
 
 
-def own_network(runner: image.Runner) -> AbstractContextManager[Network]:
-    """Docker's containers are not in the network of the command that starts them."""
-    return nullcontext(machines()) if image.builder() == "docker" else network()
-
-
-def test_it_logs_predictions_at_the_port_that_is_asked_for(
+def test_it_serves_at_another_port_and_logs_predictions(
     runner: image.Runner, tmp_path: Path
 ) -> None:
     variables = {"BENTOML_PORT": "3001", "MODELYARD_PREDICTION_LOG": "/tmp/predictions"}
-    with own_network(runner) as own, (tmp_path / "log").open("w") as log:
+    with started(runner, tmp_path / "log", **variables) as own:
+        status, metrics = own.ask("GET", "http://127.0.0.1:3001/metrics", within_s=60)
+    assert status == 200, (tmp_path / "log").read_text()
+    assert "modelyard_prediction_log_lost_total" in metrics
+    assert "Read-only" not in (tmp_path / "log").read_text()
+
+
+@contextmanager
+def started(runner: image.Runner, log: Path, **variables: str) -> Iterator[Network]:
+    """The image's entrypoint, in the network that is given."""
+    # Docker's containers are not in the network of the command that starts them.
+    chosen = nullcontext(machines()) if image.builder() == "docker" else network()
+    with chosen as own, log.open("w") as file:
         command = [*own.enter, *runner.command(**variables)]
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
         try:
-            status, metrics = own.ask("GET", "http://127.0.0.1:3001/metrics", within_s=60)
+            yield own
         finally:
             server.terminate()
             server.wait(30)
-    assert status == 200, (tmp_path / "log").read_text()
-    assert "modelyard_prediction_log_lost_total" in metrics
 
 
 def test_it_runs_as_nobody_special_on_a_read_only_root(runner: image.Runner) -> None:

@@ -307,6 +307,8 @@ def _pod(target: Target, version: int) -> Manifest:
     return {
         "serviceAccountName": target.model,
         "automountServiceAccountToken": False,
+        # A Service named bentoml would set BENTOML_PORT to an address.
+        "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": SERVING_UID,

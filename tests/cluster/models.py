@@ -1,0 +1,158 @@
+"""The images that the cluster's tests release: one small real model, and the release's own.
+
+Each version is made by the guide's commands: `python -m modelyard.serving.build` and `bentoml
+containerize`. The package is the same in all of them, the team's service is not. What was built
+from the same content is there already: image builders keep it, outside of this checkout.
+"""
+
+import functools
+import hashlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.serving import image
+from support import ROOT, run
+
+from modelyard.documents import Signature
+from modelyard.documents.signature import Category, Number
+from modelyard.serving.testing import draw_rows, write_package
+
+MODEL = "flight-delay"
+GOOD, OTHER_GOOD, FAULTY, CRASHES, SLOW = 1, 2, 3, 4, 5
+FAULTY_FROM = 400
+"""the requests that the faulty version answers well, each of one row"""
+SLOW_S = 0.3
+SIGNATURE = Signature(
+    task="binary",
+    target="late",
+    classes=("on time", "late"),
+    inputs=(
+        Number(name="distance", minimum=0, maximum=5000, unit="miles"),
+        Number(name="hour", integer=True, minimum=0, maximum=23),
+        Category(name="carrier", values=("AA", "B6", "UA")),
+    ),
+    example={"distance": 1400.0, "hour": 17, "carrier": "AA"},
+)
+TEMPLATE = ROOT / "template" / "bentos" / "service.py"
+FAULT = ROOT / "scripts" / "demo-fault.patch"
+CRASH = """
+import os
+
+WAREHOUSE = os.environ["WAREHOUSE"]  # set where it is built, and not where it runs
+"""
+SLOW_SERVICE = f"""
+import asyncio
+
+from modelyard.serving import ModelService, Prediction, Row, service
+
+
+@service()
+class Service(ModelService):
+    async def predict(self, rows: list[Row]) -> list[Prediction]:
+        await asyncio.sleep({SLOW_S})
+        return super().predict(rows)
+"""
+NAME = "localhost/modelyard-test"
+INPUTS = ("bentos", "documents", "template/bentos", "constraints.txt", "pyproject.toml")
+"""what the models' images are made of, besides the two files that make them"""
+DELIVERY_INPUTS = ("bentos", "documents", "dagster_project", "argo", *INPUTS[-2:])
+
+
+def rows(count: int, seed: int = 0) -> list[dict[str, object]]:
+    """Rows that the model takes, in no order."""
+    return draw_rows(SIGNATURE, count, seed)
+
+
+@functools.cache
+def build() -> dict[int, str]:
+    """Tags by version; the first time takes minutes, later ones a second."""
+    key = _key(INPUTS)
+    tags = {version: f"{NAME}/{MODEL}:{version}-{key}" for version in SERVICES}
+    missing = [version for version, tag in tags.items() if not image.exists(tag)]
+    with tempfile.TemporaryDirectory() as folder:
+        bentos = _bentos(Path(folder), missing) if missing else {}
+        for version, bento in bentos.items():
+            image.containerize(bento, tags[version])
+    _forget(MODEL, tags.values())
+    return tags
+
+
+def push(registry: str, user: str = "", password: str = "") -> dict[int, str]:
+    """Digests by version, in the registry at `host:port`, as `<registry>/flight-delay`."""
+    return {
+        version: image.push(tag, f"{registry}/{MODEL}:{version}", user, password)
+        for version, tag in build().items()
+    }
+
+
+@functools.cache
+def build_delivery() -> str:
+    """The tag of the image of the release steps, from `argo/Dockerfile`."""
+    tag = f"{NAME}/delivery:{_key(DELIVERY_INPUTS)}"
+    if not image.exists(tag):
+        image.build(ROOT, ROOT / "argo" / "Dockerfile", tag)
+    _forget("delivery", [tag])
+    return tag
+
+
+def added_bytes(tag: str) -> int:
+    """What an image adds to its base, unpacked."""
+    return image.size(tag) - image.size(str(image.base()))
+
+
+def _bentos(folder: Path, versions: Iterable[int]) -> dict[int, Path]:
+    """Built one after the other in a model repo, whose service changes in between."""
+    (folder / "pyproject.toml").write_text(f'[project]\nname = "{MODEL}"\nversion = "0.1.0"\n')
+    (folder / "bentos").mkdir()
+    package = write_package(folder / "package", SIGNATURE, MODEL)
+    home = folder / ".modelyard" / "bentoml"
+    for version in versions:
+        shutil.copytree(package, folder / ".modelyard" / "packages" / str(version))
+        shutil.copy(TEMPLATE, folder / "bentos")
+        SERVICES[version](folder / "bentos" / "service.py")
+        build = [sys.executable, "-m", "modelyard.serving.build", "--version", str(version)]
+        run(*build, cwd=folder, BENTOML_HOME=str(home), WAREHOUSE="here")
+    return {version: home / "bentos" / MODEL / str(version) for version in versions}
+
+
+def _good(service: Path) -> None:
+    """The template's."""
+
+
+def _faulty(service: Path) -> None:
+    run("git", "apply", FAULT, cwd=service.parents[1])
+
+
+def _crashes(service: Path) -> None:
+    service.write_text(service.read_text() + CRASH)
+
+
+def _slow(service: Path) -> None:
+    service.write_text(SLOW_SERVICE)
+
+
+SERVICES = {GOOD: _good, OTHER_GOOD: _good, FAULTY: _faulty, CRASHES: _crashes, SLOW: _slow}
+
+
+def _key(names: Iterable[str]) -> str:
+    """Of the content of files and folders, of this file, the builder and its base."""
+    paths = [ROOT / name for name in names] + [Path(__file__), Path(image.__file__), FAULT]
+    found = hashlib.sha256(str(image.base()).encode())
+    for file in sorted(each for path in paths for each in _files(path)):
+        found.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return [each for each in path.rglob("*") if each.is_file() and each.suffix != ".pyc"]
+
+
+def _forget(name: str, kept: Iterable[str]) -> None:
+    """Images of an earlier content."""
+    for tag in set(image.tags(f"{NAME}/{name}")) - {*kept}:
+        image.remove(tag)
