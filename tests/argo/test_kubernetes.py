@@ -292,7 +292,7 @@ def test_a_lease_that_was_taken_is_not_taken_back(cluster: kubernetes.Cluster) -
         record.check()
         lease = record._lease
         assert lease is not None
-        name = _in(cluster).release_account
+        name = manifests.RELEASE
         present = cluster.get(kubernetes._LEASE, name)
         assert present is not None
         present["spec"]["holderIdentity"] = "other"
