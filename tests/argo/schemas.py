@@ -103,13 +103,24 @@ def broken_references(template: dict[str, Any]) -> list[str]:
     known = {f"workflow.parameters.{p['name']}" for p in spec["arguments"]["parameters"]}
     for name, each in templates.items():
         status = {"workflow.status"} if name in at_the_end else set()
-        problems += _broken_template(each, known | {"workflow.name"} | status)
+        made = _outputs_of_steps(each, templates)
+        problems += _broken_template(each, known | {"workflow.name"} | status | made)
         for step in _steps(each):
             problems += _broken_call(f"{name}.{step['name']}", step, templates)
     # Not of a template: what all pods have.
     outside = {key: value for key, value in spec.items() if key != "templates"}
     problems += [f"spec: nothing is known as {v}" for v in sorted(_variables(outside) - known)]
     return problems
+
+
+def _outputs_of_steps(template: dict[str, Any], templates: dict[str, dict[str, Any]]) -> set[str]:
+    """What its steps hand on, if they are never skipped: else there may be none."""
+    return {
+        f"steps.{step['name']}.outputs.parameters.{output['name']}"
+        for step in _steps(template)
+        if "when" not in step
+        for output in templates.get(step["template"], {}).get("outputs", {}).get("parameters", [])
+    }
 
 
 def _broken_template(template: dict[str, Any], known: set[str]) -> list[str]:

@@ -3,12 +3,13 @@
 import re
 import signal
 from contextlib import ExitStack
+from pathlib import Path
 
 import click
 import pytest
 import typer.main
 from argo.entry import modelyard
-from argo.test_workflow import MODEL, walk
+from argo.test_workflow import MODEL, rendered, walk
 
 from modelyard.delivery import cli
 from modelyard.delivery.cli import app
@@ -33,46 +34,58 @@ def parse(command: list[str]) -> str:
 
 @pytest.mark.parametrize(
     ("environment", "steps"),
-    [("staging", {"canary"}), ("production", {"canary", "watch"}), ("ramped", {"ramp"})],
+    [("staging", set()), ("production", {"watch"}), ("ramped", set())],
 )
-def test_every_command_is_accepted(environment: str, steps: set[str]) -> None:
-    _, commands, _ = walk(environment, {"promote": [2]})  # with the exit handler's
+def test_every_command_is_accepted(tmp_path: Path, environment: str, steps: set[str]) -> None:
+    _, commands, _ = walk(tmp_path, environment, {"promote": [2]})  # with the exit handler's
     paths = [parse(command) for command in commands]
     assert set(paths[:-1]) == {"modelyard release step"}
     assert paths[-1] == "modelyard release write-back"
-    assert {command[3] for command in commands} >= {"preflight", "promote", "rollback"} | steps
+    taken = {command[3] for command in commands[:-1]}
+    assert taken == {"deploy", "shadow", "canary", "promote", "rollback"} | steps
 
 
 @pytest.mark.parametrize(
-    ("environment", "arguments", "problem"),
+    ("arguments", "problem"),
     [
-        ("staging", ["canary", "--weight", "7"], "--weight 7: the policy's steps are 50, 100"),
-        ("staging", ["canary"], "--weight None: the policy's steps are 50, 100"),
-        ("staging", ["ramp"], "the policy has fixed steps: run step canary with --weight"),
-        ("ramped", ["canary", "--weight", "5"], "the policy has a ramp: run step ramp instead"),
-        ("ramped", ["shadow", "--weight", "5"], "--weight belongs to step canary, not to shadow"),
-        ("production", ["watch"], "step watch needs it"),
-        ("production", ["promote", "--workflow", "x"], "--workflow belongs to step watch"),
+        (["shadow", "--candidate", "2"], "which environment? --env local, staging, production, "),
+        (["shadow", "--env", "prod"], "no environment 'prod'"),
+        (["shadow", "--env", "staging", "--candidate", "x"], "give `latest` or a version number"),
+        (["deploy", "--env", "staging", "--digest", "latest"], "give sha256: and 64 digits"),
+        (["deploy", "--env", "staging", "--digest", f"sha256:{'0' * 64} "], "give sha256: and 64"),
     ],
 )
-def test_a_step_that_the_policy_has_not(
-    environment: str, arguments: list[str], problem: str
-) -> None:
-    done = modelyard(MODEL, "release", "step", *arguments, "--env", environment)
+def test_a_step_that_says_too_little(arguments: list[str], problem: str) -> None:
+    done = modelyard(MODEL, "release", "step", *arguments)
     assert (done.returncode, problem in done.stderr) == (1, True), done.stderr
+
+
+def test_a_policy_object_asks_for_no_version(tmp_path: Path) -> None:
+    """And one that is not there says how it gets there."""
+    data = rendered("staging", "policy")["data"]
+    missing = modelyard(tmp_path, "release", "step", "deploy", "--candidate", "2")
+    assert missing.returncode == 1 and "ConfigMap modelyard-release" in missing.stderr
+    (tmp_path / "argo").mkdir()
+    (tmp_path / "pyproject.toml").write_text(data["pyproject.toml"])
+    (tmp_path / "argo" / "release.yaml").write_text(data["release.yaml"])
+    unnamed = modelyard(tmp_path, "release", "step", "deploy")
+    assert unnamed.returncode == 1 and "give --candidate" in unnamed.stderr
+    strict = modelyard(tmp_path, "render")
+    assert strict.returncode == 1 and "version: Field required" in strict.stderr
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("--env", "--environment"),
-        ("--weight", "--share"),
-        ("preflight", "check"),
+        ("--candidate", "--model-version"),
+        ("--digest", "--hash"),
+        ("--workflow", "--run"),
+        ("canary", "weights"),
         ("step", "steps"),
     ],
 )
-def test_a_renamed_part_is_caught(old: str, new: str) -> None:
-    _, commands, _ = walk("staging", {})
+def test_a_renamed_part_is_caught(tmp_path: Path, old: str, new: str) -> None:
+    _, commands, _ = walk(tmp_path, "staging")
     with pytest.raises(click.UsageError, match=re.escape(new)):
         for command in commands:
             parse([new if part == old else part for part in command])

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,25 @@ def test_an_approval_is_waited_for(found: dict[str, Any] | None, due: bool) -> N
     assert kubernetes.approval_is_due(found, "approve") is due
 
 
+@pytest.mark.parametrize(
+    ("changes", "approved"),
+    [
+        ({}, True),
+        ({"phase": "Running"}, False),
+        ({"phase": "Failed"}, False),
+        ({"phase": "Skipped"}, False),
+        ({"displayName": "watch"}, False),
+        ({"type": "Pod"}, False),
+    ],
+)
+def test_an_approval_is_a_node_that_was_resumed(changes: dict[str, str], approved: bool) -> None:
+    node = {"displayName": "approve", "type": "Suspend", "phase": "Succeeded"} | changes
+    found = {"status": {"phase": "Running", "nodes": {"1": node}}}
+    assert kubernetes.is_approved(found, "approve") is approved
+    assert kubernetes.is_approved(None, "approve") is False
+    assert kubernetes.is_approved({"status": {}}, "approve") is False
+
+
 def test_predictions_gate_is_refused() -> None:
     environment = Kubernetes(platform="kubernetes", namespace="p", host="a.example.com")
     with pytest.raises(UserError, match="environments.production: the predictions gate"):
@@ -292,7 +312,7 @@ def test_a_lease_that_was_taken_is_not_taken_back(cluster: kubernetes.Cluster) -
         record.check()
         lease = record._lease
         assert lease is not None
-        name = _in(cluster).release_account
+        name = manifests.RELEASE
         present = cluster.get(kubernetes._LEASE, name)
         assert present is not None
         present["spec"]["holderIdentity"] = "other"
@@ -427,6 +447,38 @@ def test_an_object_that_was_changed_meanwhile_is_read_again(
 def test_a_refusal_is_one_message(cluster: kubernetes.Cluster) -> None:
     with pytest.raises(UserError, match="can't get Route flight-delay: the cluster has no such"):
         cluster.get(("example.com/v1", "Route"), "flight-delay")
+
+
+DIGESTS = ["sha256:" + str(n) * 64 for n in range(3)]
+
+
+def image(cluster: kubernetes.Cluster, version: int) -> str | None:
+    return kubernetes.image_of(cluster.get(kubernetes._DEPLOYMENT, f"flight-delay-v{version}"))
+
+
+def test_a_version_is_deployed_again_as_the_image_that_it_was(cluster: kubernetes.Cluster) -> None:
+    """The record knows the digest of a version that nobody asks for now; a tag may have moved."""
+    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    for number, digest in enumerate([DIGESTS[1], None]):  # the newest that is known
+        record.append(event(0, release=f"000{number}-v1", candidate=1, digest=digest))
+    environment = Kubernetes(
+        platform="kubernetes",
+        namespace=cluster.namespace,
+        host="a.example.com",
+        policy={"gates": {"predictions": None}},
+    )
+    runtime = kubernetes.kubernetes_ports(_in(cluster), environment).runtime
+    for version in (1, 3):
+        runtime.deploy(version)
+    assert image(cluster, 1) == f"registry.invalid/flight-delay@{DIGESTS[1]}"
+    assert image(cluster, 3) == "registry.invalid/flight-delay:3", "no digest is known"
+
+
+def test_a_deployment_keeps_its_image(cluster: kubernetes.Cluster) -> None:
+    for digest in DIGESTS[1:]:
+        target = replace(_in(cluster), digest=digest)
+        kubernetes.DeploymentRuntime(cluster, target).deploy(2)
+        assert image(cluster, 2) == f"registry.invalid/flight-delay@{DIGESTS[1]}"
 
 
 @needs_cluster

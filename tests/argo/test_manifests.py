@@ -14,8 +14,6 @@ from support import ROOT
 
 from modelyard.delivery import manifests, workflows
 from modelyard.delivery.manifests import Target
-from modelyard.delivery.policy import Policy
-from modelyard.documents import UserError
 
 PLATFORM = ROOT / "argo" / "manifests"
 MODEL = ROOT / "tests" / "argo" / "model"
@@ -105,21 +103,32 @@ def test_references() -> None:
     [
         ("onExit: outcome", "onExit: outcme", "onExit: no template outcme"),
         ("entrypoint: release", "entrypoint: relaese", "entrypoint: no template relaese"),
-        ("template: canary", "template: canry", "release.canary-1: no template canry"),
-        ("parameters.weight}}", "parameters.wieght}}", "canary: nothing is known as inputs.param"),
-        ("parameters.candidate}}", "parameters.canidate}}", "workflow.parameters.canidate"),
+        ("template: watch", "template: wacth", "approval.watch: no template wacth"),
+        (
+            "parameters.step}}",
+            "parameters.stpe}}",
+            "step: nothing is known as inputs.parameters.st",
+        ),
+        ("parameters.version}}", "parameters.versoin}}", "workflow.parameters.versoin"),
         (r"workflow\.name}}", "workflow.nmae}}", "watch: nothing is known as workflow.nmae"),
-        ("parameters.ramp}}", "parameters.rmap}}", "release: nothing is known as workflow.param"),
-        ("parameters.approval}} ==", "status}} ==", "release: nothing is known as workflow.status"),
-        (r"name: step\n +value: deploy", "name: stpe", "release.deploy: lacks argument step"),
-        (r"name: step\n +value: deploy", "name: stpe", "release.deploy: unknown argument stpe"),
+        (
+            "outputs.parameters.next}}",
+            "outputs.parameters.nxet}}",
+            "steps.deploy.outputs.parameters",
+        ),
+        (
+            "template: deploy\n",
+            "template: deploy\n            when: 1 == 1\n",
+            "release: nothing is known as steps.deploy.outputs.parameters.next",
+        ),
+        ("inputs.parameters.approval}} ==", "workflow.status}} ==", "rollout: nothing is known as"),
+        (r"name: step\n +value: shadow", "name: stpe", "rollout.shadow: lacks argument step"),
+        (r"name: step\n +value: shadow", "name: stpe", "rollout.shadow: unknown argument stpe"),
         ("template: write-back", "template: rollback", "write-back: no step uses it"),
         (r"(mountPath: /credentials\n +name: )git", r"\1gti", "write-back: no volume gti"),
         (r" +- mountPath: /cred.*\n +name: git\n", "", "write-back: nothing mounts volume git"),
         ("mountPath: /credentials", "mountPath: /tmp", "write-back: two paths are /tmp"),
-        ("name: pyproject\n", "name: release\n", "step: two artifacts are release"),
-        (r"raw:\n +data: '.*policy}}'", "mode: 1", "lacks argument release"),
-        ("name: canary-2", "name: canary-1", "release: two steps are canary-1"),
+        ("name: canary\n", "name: shadow\n", "rollout: two steps are shadow"),
         (
             r"name: rollback\n( +)retry",
             r"name: watch\n\1retry",
@@ -164,10 +173,40 @@ def test_pods_are_restricted() -> None:
             assert "memory" in container["resources"]["limits"]
 
 
-def test_too_many_weights_for_the_template(target: Target) -> None:
-    policy = Policy.model_validate({"canary": {"steps": [*range(1, 9), 100]}})
-    with pytest.raises(UserError, match="8 steps at most"):
-        workflows.release_workflow(target, policy, "")
+def test_argos_own_containers_are_restricted_and_bounded() -> None:
+    """`init` and `wait`: a namespace takes a pod only if all of its containers are."""
+    patch = yaml.safe_load(TEMPLATE["spec"]["podSpecPatch"])
+    own = {c["name"]: c for kind in ("initContainers", "containers") for c in patch[kind]}
+    assert set(own) == {"init", "wait"}
+    nodes = [t["container"] for t in TEMPLATE["spec"]["templates"] if "container" in t]
+    for container in [*own.values(), *nodes]:
+        assert container["securityContext"] == manifests.RESTRICTED_CONTAINER
+        for bound in ("requests", "limits"):
+            assert set(container["resources"][bound]) == {"cpu", "memory"}
+
+
+def test_the_policy_object_asks_for_no_version() -> None:
+    """A release PR changes nothing of it, and no other environment's policy is in it."""
+    for name in ("staging", "production", "ramped"):
+        folder = MODEL / "argo" / "manifests" / name
+        data = yaml.safe_load((folder / "policy.yaml").read_text())["data"]
+        policy = yaml.safe_load(data["release.yaml"])
+        whole = yaml.safe_load((MODEL / "argo" / "release.yaml").read_text())
+        assert policy["environments"] == {name: whole["environments"][name]}
+        assert set(whole) - set(policy) == {"version", "digest"}
+        assert data["template"] == TEMPLATE["metadata"]["name"]
+
+
+def test_the_pods_of_a_release_may_call_and_are_not_called() -> None:
+    """Where a namespace denies what is not allowed, a step reaches its cluster all the same."""
+    path = MODEL / "argo" / "manifests" / "production" / "network-policy.yaml"
+    policies = {d["metadata"]["name"]: d["spec"] for d in yaml.safe_load_all(path.read_text())}
+    found = policies["modelyard-release"]
+    labels = TEMPLATE["spec"]["podMetadata"]["labels"]
+    assert found["podSelector"]["matchLabels"].items() <= labels.items()
+    assert (found["ingress"], found["egress"]) == ([], [{}])
+    serving = policies["flight-delay"]["podSelector"]["matchLabels"]
+    assert not serving.items() <= labels.items()
 
 
 def test_route_has_weights_and_mirror(target: Target) -> None:
@@ -192,7 +231,7 @@ def test_envoy_gateway_counts_the_versions_apart() -> None:
             "responseHeaderModifier": {"set": [{"name": "x-model-version", "value": "2"}]},
         }
     ]
-    policy = yaml.safe_load((folders[1] / "network-policy.yaml").read_text())
+    policy, *_ = yaml.safe_load_all((folders[1] / "network-policy.yaml").read_text())
     sources = [
         each["namespaceSelector"]["matchLabels"] for each in policy["spec"]["ingress"][0]["from"]
     ]

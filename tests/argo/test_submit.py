@@ -97,10 +97,10 @@ def command(folder: Path, env: str = "production", **given: str) -> Done:
 @pytest.mark.parametrize(
     ("ended", "code", "said"),
     [
-        (status("Succeeded", node("promote", "Succeeded")), 0, "version 2: promoted"),
-        (status("Failed", node("canary-1(0)", "Failed", 2, "Pod")), 2, "version 2: rolled back"),
-        (status("Failed", node("canary-1(0)", "Failed", 3, "Pod")), 3, "version 2: held"),
-        (status("Error", node("preflight", "Error")), 1, "version 2: not promoted"),
+        (status("Succeeded", node("promote", "Succeeded")), 0, "version 2: it serves"),
+        (status("Failed", node("canary(0)", "Failed", 2, "Pod")), 2, "version 2: rolled back"),
+        (status("Failed", node("canary(0)", "Failed", 3, "Pod")), 3, "version 2: held"),
+        (status("Error", node("deploy", "Error")), 1, "version 2: not promoted"),
     ],
 )
 def test_the_exit_code_is_the_outcome(
@@ -130,7 +130,7 @@ def server_of(argo: ArgoStandIn, monkeypatch: pytest.MonkeyPatch) -> submit.Work
 def test_nodes_are_followed_through_an_outage(
     argo: ArgoStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shadow, canary = node("shadow", "Succeeded"), node("canary-1", "Running")
+    shadow, canary = node("shadow", "Succeeded"), node("canary", "Running")
     waits = node("approve", "Running", kind="Suspend")
     argo.told = [
         {},
@@ -148,9 +148,9 @@ def test_nodes_are_followed_through_an_outage(
     assert submit.follow(where, NAME, lines.append, sleep=lambda seconds: None) == 0
     assert lines[0] == "shadow: Running"
     assert [line.split(":")[0] for line in lines[1:3]] == ["no answer, asking on"] * 2
-    assert lines[3:5] in (["canary-1: Running", "shadow: Succeeded"],)
+    assert lines[3:5] in (["canary: Running", "shadow: Succeeded"],)
     assert lines[5].startswith("approve: Running: waits for you, `argo resume flight-delay-v2-")
-    assert lines[6:] == ["canary-1: Succeeded", "approve: Succeeded"]
+    assert lines[6:] == ["canary: Succeeded", "approve: Succeeded"]
 
 
 def test_a_workflow_that_is_gone_ends_the_following(

@@ -1,5 +1,6 @@
-"""The release template as a sequence of commands: order, retries, the exit handler."""
+"""The release template as a sequence of commands: order, outputs, retries, the exit handler."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,26 +8,41 @@ import yaml
 from argo.interpreter import Interpreter
 from support import ROOT
 
-from modelyard.delivery.policy import load_release
+from modelyard.delivery.policy import ReleasePolicy, load_release
+from modelyard.delivery.steps import OUTPUTS_VARIABLE, Next, deadline, hand_on
 
 MODEL = ROOT / "tests" / "argo" / "model"
+BACK = [("rollback", 0), ("write-back", 0)]
 
 
-def walk(environment: str, codes: dict[str, list[int]]) -> tuple[Interpreter, list[list[str]], str]:
-    """Run the committed YAML with steps that exit as told (0 unless told otherwise)."""
+def walk(
+    folder: Path,
+    environment: str,
+    codes: dict[str, list[int]] | None = None,
+    following: Next | None = Next.compare,
+) -> tuple[Interpreter, list[list[str]], str]:
+    """Run the committed YAML with steps that exit as told (0 unless told otherwise).
+
+    Args:
+        following: what `deploy` says comes next; None: it says nothing.
+    """
     commands: list[list[str]] = []
 
-    def execute(command: list[str], files: dict[str, str]) -> int:
+    def execute(command: list[str], files: dict[str, str], given: dict[str, str]) -> int:
         commands.append(command)
-        assert files["/modelyard/pyproject.toml"] == (MODEL / "pyproject.toml").read_text()
-        given = yaml.safe_load(files["/modelyard/argo/release.yaml"])
-        whole = yaml.safe_load((MODEL / "argo" / "release.yaml").read_text())
-        one = {environment: whole["environments"][environment]}
-        assert given == whole | {"environments": one}
-        left = codes.get(command[3], [])
-        return left.pop(0) if left else 0
+        assert files["/modelyard/pyproject.toml"] == '[project]\nname = "flight-delay"\n'
+        policy = ReleasePolicy.model_validate(yaml.safe_load(files["/modelyard/argo/release.yaml"]))
+        assert list(policy.environments) == [environment] and policy.version is None
+        left = (codes or {}).get(command[3], [])
+        code = left.pop(0) if left else 0
+        if OUTPUTS_VARIABLE in given and following and code == 0:
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setenv(OUTPUTS_VARIABLE, given[OUTPUTS_VARIABLE])
+                hand_on(following, policy.environments[environment])
+        return code
 
-    interpreter = Interpreter(template(), workflow(environment), execute)
+    made = rendered(environment, "release/workflow"), rendered(environment, "policy")
+    interpreter = Interpreter(template(), *made, folder / "pod", execute)
     return interpreter, commands, interpreter.run()
 
 
@@ -34,87 +50,108 @@ def template() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "argo" / "manifests" / "release-template.yaml").read_text())
 
 
-def workflow(environment: str) -> dict[str, Any]:
-    folder = MODEL / "argo" / "manifests" / environment / "release"
-    return yaml.safe_load((folder / "workflow.yaml").read_text())
+def rendered(environment: str, name: str) -> dict[str, Any]:
+    path = MODEL / "argo" / "manifests" / environment / f"{name}.yaml"
+    return yaml.safe_load(path.read_text())
+
+
+def names(interpreter: Interpreter) -> list[str]:
+    return [name for name, _ in interpreter.nodes]
 
 
 @pytest.mark.parametrize(
-    ("environment", "weights"), [("staging", [50, 100]), ("production", [5, 25, 50])]
+    ("environment", "approval"),
+    [("staging", []), ("ramped", []), ("production", ["approve", "watch"])],
 )
-def test_every_weight_has_a_node_in_order(environment: str, weights: list[int]) -> None:
-    interpreter, commands, status = walk(environment, {})
+def test_a_version_that_can_be_compared(
+    tmp_path: Path, environment: str, approval: list[str]
+) -> None:
+    """The canary is one node, whatever its weights: its log and the record show them."""
+    interpreter, commands, status = walk(tmp_path, environment)
     assert status == "Succeeded"
-    canary = [f"canary-{n}" for n in range(1, len(weights) + 1)]
-    names = [name for name, _ in interpreter.nodes]
-    approval = ["approve", "watch"] if environment == "production" else []
-    before = ["preflight", "deploy", "shadow", *canary]
-    assert names == [*before, *approval, "promote", "write-back"]
-    given = [int(c[c.index("--weight") + 1]) for c in commands if "--weight" in c]
-    assert given == weights
-    for command in commands[:-1]:
+    assert names(interpreter) == ["deploy", "shadow", "canary", *approval, "promote"]
+    release = load_release(MODEL / "argo" / "release.yaml")
+    for command in commands:
         assert command[:3] == ["modelyard", "release", "step"]
         options = dict(zip(command[4::2], command[5::2], strict=True))
-        assert options["--env"] == environment and options["--candidate"] == "2"
-    assert commands[-1][:3] == ["modelyard", "release", "write-back"]
+        assert options == {
+            "--candidate": "2", "--digest": release.digest, "--workflow": interpreter.name,
+        }  # fmt: skip
 
 
-def test_a_harm_budget_is_one_node() -> None:
-    """Its weights are chosen while it runs: its log and the record show them."""
-    interpreter, commands, status = walk("ramped", {"ramp": [137, 0]})
-    names = [name for name, _ in interpreter.nodes]
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_what_is_done_with_its_deployment_is_one_pod(tmp_path: Path, environment: str) -> None:
+    """A first version, and one that serves already."""
+    interpreter, _, status = walk(tmp_path, environment, following=Next.done)
+    assert (status, interpreter.nodes) == ("Succeeded", [("deploy", 0)])
+
+
+def test_a_first_version_that_a_person_approves(tmp_path: Path) -> None:
+    interpreter, _, status = walk(tmp_path, "production", following=Next.approve)
     assert status == "Succeeded"
-    assert names == ["preflight", "deploy", "shadow", "ramp", "ramp", "promote", "write-back"]
-    assert [command[3] for command in commands[:-1]] == names[:-1]
+    assert names(interpreter) == ["deploy", "approve", "watch", "promote"]
 
 
-def test_a_person_is_waited_for_while_the_candidate_is_watched() -> None:
+def test_a_deployment_that_says_nothing_skips_nothing(tmp_path: Path) -> None:
+    """Its steps do nothing where nothing is left to do, and promote only what was approved."""
+    interpreter, _, status = walk(tmp_path, "staging", following=None)
+    assert status == "Succeeded"
+    assert names(interpreter) == ["deploy", "shadow", "canary", "approve", "watch", "promote"]
+
+
+def test_a_person_is_waited_for_while_the_candidate_is_watched(tmp_path: Path) -> None:
     """What the watch finds stands, whatever the person says then."""
-    interpreter, commands, status = walk("production", {"watch": [2]})
+    interpreter, _, status = walk(tmp_path, "production", {"watch": [2]})
     assert status == "Failed"
-    assert interpreter.nodes[-4:] == [
-        ("approve", 0), ("watch", 2), ("rollback", 0), ("write-back", 0),
-    ]  # fmt: skip
-    watched = next(command for command in commands if command[3] == "watch")
-    assert watched[watched.index("--workflow") + 1] == "flight-delay-v2-x7k2p"
+    assert interpreter.nodes[-4:] == [("approve", 0), ("watch", 2), *BACK]
 
 
 @pytest.mark.parametrize("code", [2, 3])
-def test_a_decision_ends_the_walk_and_is_not_tried_again(code: int) -> None:
-    interpreter, _, status = walk("production", {"canary": [0, code]})
+@pytest.mark.parametrize("step", ["deploy", "shadow", "canary", "promote"])
+def test_a_decision_ends_the_walk_and_is_not_tried_again(
+    tmp_path: Path, step: str, code: int
+) -> None:
+    interpreter, _, status = walk(tmp_path, "staging", {step: [code]})
     assert status == "Failed"
-    end = [("canary-1", 0), ("canary-2", code), ("rollback", 0), ("write-back", 0)]
-    assert interpreter.nodes[-4:] == end
+    assert interpreter.nodes[-3:] == [(step, code), *BACK]
 
 
-def test_what_breaks_is_tried_again() -> None:
-    interpreter, _, status = walk("staging", {"deploy": [1, 137]})
+def test_what_breaks_is_tried_again(tmp_path: Path) -> None:
+    interpreter, _, status = walk(tmp_path, "ramped", {"deploy": [1, 137], "canary": [137]})
     assert status == "Succeeded"
-    assert interpreter.nodes[1:4] == [("deploy", 1), ("deploy", 137), ("deploy", 0)]
+    assert interpreter.nodes == [
+        ("deploy", 1), ("deploy", 137), ("deploy", 0), ("shadow", 0),
+        ("canary", 137), ("canary", 0), ("promote", 0),
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("step", ["preflight", "deploy", "shadow", "promote"])
-def test_a_step_that_stays_broken_rolls_back(step: str) -> None:
-    interpreter, _, status = walk("staging", {step: [1] * 6})
+@pytest.mark.parametrize("step", ["deploy", "shadow", "canary", "promote"])
+def test_a_step_that_stays_broken_rolls_back(tmp_path: Path, step: str) -> None:
+    interpreter, commands, status = walk(tmp_path, "staging", {step: [1] * 6})
     assert status == "Failed"
-    assert interpreter.nodes[-8:] == [(step, 1)] * 6 + [("rollback", 0), ("write-back", 0)]
+    assert interpreter.nodes[-8:] == [(step, 1)] * 6 + BACK
+    assert commands[-1][:3] == ["modelyard", "release", "write-back"]
+
+
+def nodes() -> list[dict[str, Any]]:
+    return [t for t in template()["spec"]["templates"] if "container" in t]
 
 
 def test_only_the_write_back_sees_the_credentials_for_git() -> None:
-    nodes = [t for t in template()["spec"]["templates"] if "container" in t]
-    mounting = {t["name"] for t in nodes if any("secret" in v for v in t["volumes"])}
-    assert mounting == {"write-back"}
-    secret = next(t for t in nodes if t["name"] == "write-back")["volumes"]
-    assert {"secretName": "{{workflow.parameters.model}}-git", "optional": True} in [
-        volume.get("secret") for volume in secret
-    ]
+    secrets = {t["name"]: v["secret"] for t in nodes() for v in t["volumes"] if "secret" in v}
+    assert secrets == {"write-back": {"secretName": "modelyard-git", "optional": True}}
 
 
-def test_the_policy_of_the_workflow_is_the_merged_one() -> None:
+def test_every_node_but_the_watch_has_a_deadline() -> None:
+    """A person may take as long as the canary's time allows."""
+    without = {t["name"] for t in nodes() if "activeDeadlineSeconds" not in t}
+    assert without == {"watch"}
+    assert all(t["retryStrategy"]["limit"] >= 5 for t in nodes())
+
+
+def test_a_node_has_the_time_that_the_policy_gives_it() -> None:
     release = load_release(MODEL / "argo" / "release.yaml")
-    deadlines = {}
-    for name in ("staging", "production"):
-        parameters = workflow(name)["spec"]["arguments"]["parameters"]
-        deadlines[name] = {p["name"]: p["value"] for p in parameters}["deadline"]
-    longest = release.environments["production"].policy.canary.max_duration
-    assert int(deadlines["production"]) > longest > int(deadlines["staging"])
+    for name in ("staging", "production", "ramped"):
+        policy = release.environments[name].policy
+        canary = policy.canary.max_duration * max(1, len(policy.canary.steps))
+        assert deadline(policy) > max(canary, policy.shadow.max_duration)

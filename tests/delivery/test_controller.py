@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from modelyard.delivery.controller import Controller
+from modelyard.delivery.controller import Controller, Unchanged
 from modelyard.delivery.local import FileRecord
-from modelyard.delivery.machine import State
+from modelyard.delivery.machine import Provenance, State
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Health, LockLost, Pairs, Ports, Routes
 from modelyard.documents import ReleaseEvent, UserError, stable_version
@@ -415,3 +415,47 @@ def test_what_goes_well_while_a_person_is_waited_for_is_written_down(
     assert [event.phase for event in events] == ["canary"] * 5 and state.weight == 50
     assert all("not approved yet; every gate is proven" in event.reason for event in events)
     assert running.advance(state).decision == "promoted"
+
+
+A, B = ("sha256:" + digit * 64 for digit in "ab")
+
+
+def test_a_record_says_what_it_was_begun_with(tmp_path: Path) -> None:
+    released(tmp_path)
+    ours = controller(World(), FileRecord(tmp_path))
+    ours.open(2, Provenance(digest=A, policy_hash="0" * 64, workflow="v2-x"))
+    first, *rest = FileRecord(tmp_path).releases()[-1]
+    assert (first.digest, first.policy_hash, first.workflow) == (A, "0" * 64, "v2-x")
+    assert not any(event.digest or event.workflow for event in rest)
+
+
+def test_a_workflow_begins_one_release(tmp_path: Path) -> None:
+    """Its node may be killed when all is decided, and is tried again then."""
+    released(tmp_path)
+    world = World()
+    ours = controller(world, FileRecord(tmp_path))
+    ours.open(2, Provenance(workflow="v2-x"))
+    ours.roll_back("asked for")
+    again = ours.open(2, Provenance(workflow="v2-x"))
+    assert again.decision == "rolled_back" and len(FileRecord(tmp_path).releases()) == 2
+    assert ours.open(2, Provenance(workflow="v2-y")).phase == "preflight"
+    ours.roll_back("asked for")
+    assert ours.open(2).phase == "preflight", "nor is a person's a workflow's"
+    assert len(FileRecord(tmp_path).releases()) == 4
+
+
+def test_a_version_is_one_image(tmp_path: Path) -> None:
+    released(tmp_path)
+    world = World()
+    ours = controller(world, FileRecord(tmp_path))
+    ours.open(2, Provenance(digest=A))
+    with pytest.raises(UserError, match="a version's image never changes"):
+        ours.open(2, Provenance(digest=B))
+    ours.run(ours.open(2))
+    before = world.routes, set(world.running), FileRecord(tmp_path).releases()
+    with pytest.raises(UserError, match=f"was released as {A}, and is {B} now"):
+        ours.open(2, Provenance(digest=B))
+    for same in (A, None):
+        with pytest.raises(Unchanged):
+            ours.open(2, Provenance(digest=same))
+    assert before == (world.routes, world.running, FileRecord(tmp_path).releases())

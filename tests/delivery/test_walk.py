@@ -13,9 +13,10 @@ from argo.interpreter import Interpreter
 from argo.test_workflow import template
 from delivery.model_repo import POLICY, Repo
 
-from modelyard.delivery.manifests import Target
-from modelyard.delivery.policy import load_release
+from modelyard.delivery.manifests import Target, policy_object
+from modelyard.delivery.render import environment_text
 from modelyard.delivery.replay import Replay
+from modelyard.delivery.steps import OUTPUTS_VARIABLE
 from modelyard.delivery.workflows import release_workflow
 
 pytestmark = pytest.mark.xdist_group("delivery")
@@ -28,39 +29,49 @@ Attempt = Callable[[list[str]], int | None]
 def walk(repo: Repo, candidate: int, attempt: Attempt = lambda arguments: None) -> Interpreter:
     """Submit the release of `candidate` to the interpreter, under replayed traffic."""
 
-    def execute(command: list[str], files: dict[str, str]) -> int:
+    def execute(command: list[str], files: dict[str, str], environment: dict[str, str]) -> int:
         for path, content in files.items():  # a pod has these files of the model repo only
             (repo.folder / path.removeprefix("/modelyard/")).write_text(content)
         code = attempt(command[1:])
-        return run(repo, *command[1:]) if code is None else code
+        outputs = {k: v for k, v in environment.items() if k == OUTPUTS_VARIABLE}
+        return run(repo, *command[1:], **outputs) if code is None else code
 
-    with traffic(repo):
-        interpreter = Interpreter(template(), workflow(repo, candidate), execute)
-        interpreter.run()
+    policy = repo.folder / "argo" / "release.yaml"
+    whole = policy.read_text()
+    made = workflow(whole, candidate)
+    interpreter = Interpreter(template(), *made, repo.folder / "pod", execute)
+    try:
+        with traffic(repo):
+            interpreter.run()
+    finally:
+        policy.write_text(whole)
     return interpreter
 
 
-def run(repo: Repo, *arguments: str) -> int:
+def run(repo: Repo, *arguments: str, **environment: str) -> int:
     """A node that is to be killed has a process of its own; the others have not."""
-    return modelyard(repo.folder, *arguments, PLANTED_FAULTS=str(repo.faults)).returncode
+    environment |= {"PLANTED_FAULTS": str(repo.faults)}
+    return modelyard(repo.folder, *arguments, **environment).returncode
 
 
-def workflow(repo: Repo, candidate: int) -> dict:
-    """The Workflow that would be submitted, with the local environment in place of a cluster."""
-    path = repo.folder / "argo" / "release.yaml"
-    release = load_release(path)
+def workflow(text: str, candidate: int) -> tuple[dict, dict]:
+    """The Workflow that would be submitted, with the local environment in place of a cluster, and
+    the policy object.
+
+    Args:
+        text: of argo/release.yaml.
+    """
     target = Target(
         model="fixture",
         environment="local",
         namespace="local",
-        image=release.image,
+        image=yaml.safe_load(text)["image"],
         version=candidate,
         host="localhost",
         gateway="local/local",
         prometheus="http://localhost",
     )
-    text = yaml.safe_dump(yaml.safe_load(path.read_text()))
-    return release_workflow(target, release.environments["local"].policy, text)
+    return release_workflow(target), policy_object(target, environment_text(text, "local"))
 
 
 @contextmanager
@@ -85,13 +96,14 @@ def test_a_models_first_four_releases(repo: Repo) -> None:
     fails_in_the_canary(repo, 3, stable=1)
     node_never_starts(repo, 2, stable=1)
     node_dies(repo, 2)
+    version_of_the_way_back(repo, 2)
     run(repo, "release", "stop", "--env", "local")
 
 
 def first_release(repo: Repo, version: int) -> None:
-    """There is nothing to compare with, so shadow and canary have nothing to do."""
+    """There is nothing to compare with, so it serves when it is deployed."""
     done = walk(repo, version)
-    assert names(done)[-2:] == ["promote", "write-back"] and not any(code for _, code in done.nodes)
+    assert done.nodes == [("deploy", 0)]
     assert repo.events()[-1].decision == "bootstrapped", repo.events()[-1]
     assert repo.answers() == version
 
@@ -102,7 +114,7 @@ def fails_in_the_canary(repo: Repo, version: int, stable: int) -> None:
     done = walk(repo, version)
     assert repo.events()[-1].decision == "rolled_back", repo.events()[-1]
     assert [code for _, code in done.nodes].count(2) == 1
-    assert names(done)[-3].startswith("canary")
+    assert names(done)[-3] == "canary"
     assert done.nodes[-2:] == [("rollback", 0), ("write-back", 0)]
     assert repo.answers() == stable
 
@@ -111,12 +123,12 @@ def node_never_starts(repo: Repo, version: int, stable: int) -> None:
     """As where the steps' image can't be pulled: only the exit handler is left to roll back."""
 
     def attempt(arguments: list[str]) -> int | None:
-        return 64 if "canary" in arguments and "50" in arguments else None
+        return 64 if "canary" in arguments else None
 
     done = walk(repo, version, attempt)
     last = repo.events()[-1]
     assert (last.decision, last.stable) == ("rolled_back", stable), last
-    assert names(done) == ["preflight", "deploy", "shadow", "canary-1", "canary-2", *END]
+    assert names(done) == ["deploy", "shadow", "canary", *END]
     assert repo.answers() == stable
 
 
@@ -138,7 +150,14 @@ def node_dies(repo: Repo, version: int) -> None:
 
     done = walk(repo, version, attempt)
     assert repo.events()[-1].decision == "promoted", repo.events()[-1]
-    canary = ["canary-1", "canary-2"]
-    assert names(done) == ["preflight", "deploy", "shadow", *canary, "promote", "write-back"]
+    assert names(done) == ["deploy", "shadow", "canary", "promote"]
     assert [code for _, code in done.nodes if code] == [137]
+    assert repo.answers() == version
+
+
+def version_of_the_way_back(repo: Repo, version: int) -> None:
+    """It serves already: nothing is left to do, and the next environment has its turn."""
+    events = len(repo.events())
+    done = walk(repo, version)
+    assert done.nodes == [("deploy", 0)] and len(repo.events()) == events
     assert repo.answers() == version

@@ -97,7 +97,7 @@ class Cluster:
             return workflow
         if "/workflows/" in path:
             name, namespace = path.split("/")[-1], path.split("/")[-3]
-            phase = {"phase": self.phases[namespace], "message": "canary-2: exit code 2"}
+            phase = {"phase": self.phases[namespace], "message": "canary: exit code 2"}
             meta = {"name": name, "namespace": namespace}
             return {"apiVersion": SERVED["groupVersion"], "kind": "Workflow",
                     "metadata": meta, "status": phase}  # fmt: skip

@@ -251,7 +251,7 @@ def test_a_published_image_is_released_by_its_digest(
     assert namespaces == ["flight-delay-staging", "flight-delay-production"]
     for workflow in api.submitted:
         values = {p["name"]: p["value"] for p in workflow["spec"]["arguments"]["parameters"]}
-        assert values["candidate"] == "1" and f"digest: {digest}" in values["policy"]
+        assert values == {"version": "1", "digest": digest}
 
 
 @registry_tools
@@ -380,7 +380,7 @@ def test_production_waits_for_staging_and_a_rollback_is_a_failure(
         done = release(act, ready, "", variables=variables, env=api.env)
     assert not done.ok and done.failed == ["Submit and follow"]
     assert [w["metadata"]["namespace"] for w in api.submitted] == ["flight-delay-staging"]
-    assert "staging: not promoted" in done.text and "canary-2: exit code 2" in done.text
+    assert "staging: not promoted" in done.text and "canary: exit code 2" in done.text
 
 
 def test_a_release_without_a_cluster_is_a_failure(act, ready: Path) -> None:

@@ -1,13 +1,14 @@
 """The `modelyard` command: what no other tool does. Releases and rendered manifests."""
 
+import hashlib
 import json
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -16,18 +17,22 @@ import typer
 
 from modelyard.delivery.controller import Controller, Unchanged
 from modelyard.delivery.history import Summary, summary
-from modelyard.delivery.machine import State
+from modelyard.delivery.machine import Provenance, State
 from modelyard.delivery.policy import (
+    DIGEST,
     RELEASE_FILE,
     Kubernetes,
     Local,
     Release,
     environment,
+    environment_name,
+    load_policy,
     load_release,
     project_name,
 )
 from modelyard.delivery.ports import Health, Ports
 from modelyard.delivery.render import render, submitted
+from modelyard.delivery.steps import Next, StepName, asks_for_approval, following, hand_on, take
 from modelyard.documents import ReleaseEvent, UserError
 
 app = typer.Typer(
@@ -46,18 +51,11 @@ app.command()(render)
 EXIT = {None: 0, "promoted": 0, "bootstrapped": 0, "rolled_back": 2, "held": 3}
 
 
-class StepName(StrEnum):
-    preflight = "preflight"
-    deploy = "deploy"
-    shadow = "shadow"
-    canary = "canary"
-    ramp = "ramp"
-    watch = "watch"
-    promote = "promote"
-    rollback = "rollback"
-
-
 Env = Annotated[str, typer.Option("--env", help="Environment of argo/release.yaml.")]
+OnlyEnv = Annotated[
+    str | None,
+    typer.Option("--env", help="Environment; may be left out where there is only one."),
+]
 Candidate = Annotated[
     str | None,
     typer.Option(help="`latest` or a version. Default: `version` of argo/release.yaml."),
@@ -85,6 +83,11 @@ def run(
     from modelyard.delivery.replay import Replay, Watch, read_traffic
 
     policy, place = _place(env)
+    if asks_for_approval(place):
+        raise UserError(
+            f"environments.{env} has `approval: true`: only a workflow waits for a person; "
+            f"use `modelyard release submit --env {env}`"
+        )
     version = _version(policy, place, candidate)
     clients = None
     if isinstance(place, Local):
@@ -97,7 +100,8 @@ def run(
     with ports.record.lock(), _ctrl_c(), Progress(title, _stream(as_json)) as progress:
         controller = Controller(ports, place.policy, progress.follow, clients)
         try:
-            state = _to_the_end(controller, controller.open(version))
+            given = _provenance(policy.of(version), place)
+            state = _to_the_end(controller, controller.open(version, given))
         except Unchanged as same:
             _print_unchanged(str(same), version, as_json)
             return
@@ -111,28 +115,31 @@ def run(
 @release_app.command()
 def step(
     name: Annotated[StepName, typer.Argument(help="How far to go.")],
-    env: Env,
+    env: OnlyEnv = None,
     candidate: Candidate = None,
-    weight: Annotated[int | None, typer.Option(help="Of step canary: one of the policy's.")] = None,
+    digest: Annotated[
+        str | None, typer.Option(help="Of the candidate's image; empty: by its tag.")
+    ] = None,
     workflow: Annotated[
-        str | None, typer.Option(help="Of step watch: it ends when this one is approved.")
+        str | None, typer.Option(help="The Argo workflow that this is a step of.")
     ] = None,
 ) -> None:
     """One step of a release, for a workflow engine; a step that is done already does nothing.
 
-    Only preflight begins a release. A step that breaks or is ended leaves the release as it
-    is, to be tried again; rollback ends it, and does nothing once it is decided. `ramp` is what
-    `canary` is to a policy with fixed steps; `watch` looks on, without going further, while the
-    workflow waits for a person.
+    deploy, shadow, canary, promote, in this order. Only deploy begins a release; it promotes
+    a first version, which has nothing to be compared with. A step that breaks or is ended leaves
+    the release as it is, to be tried again; rollback ends it, and does nothing once it is
+    decided. `watch` looks on, without going further, while the workflow waits for a person.
+    deploy writes what comes next to the folder MODELYARD_OUTPUTS, if that is set.
     Exit codes as of `run`, with 0 for a step that is done; rollback exits 0.
     """
     from modelyard.delivery.progress import Progress
 
-    policy, place = _place(env)
-    version = _version(policy, place, candidate)
-    _check_options(name, place, weight, workflow)
-    ports = _ports(policy, env, place)
+    asked, env, place = _asked(env, candidate, digest)
+    version, given = asked.version, _provenance(asked, place, workflow)
+    ports = _ports(asked, env, place)
     title = f"release of {project_name()} version {version} to {env}: {name.value}"
+    print(f"{RELEASE_FILE}: sha256 {given.policy_hash}", flush=True)
     with _ended(), ports.record.lock(), Progress(title, sys.stdout) as progress:
         controller = Controller(ports, place.policy, progress.follow)
         if name is StepName.rollback:
@@ -141,25 +148,18 @@ def step(
                 ended = controller.roll_back("asked for by `release step rollback`")
                 print(f"version {version}: {ended.decision if ended else 'no release'}")
             return
-        if name is StepName.preflight:
-            try:
-                state = controller.open(version)
-            except Unchanged as same:
-                print(same)
-                return
-        else:
-            state = _begun(controller, version)
-        if name is StepName.watch:
-            state = controller.watch(state, _waiting(place, workflow or ""))
-        elif name is StepName.ramp:
-            state = controller.advance(state, "canary")
-        else:
-            state = controller.advance(state, name.value, weight or 100)
-    raise typer.Exit(EXIT[state.decision])
+        try:
+            state = take(name, controller, version, place, given)
+        except Unchanged as same:
+            print(same)
+            state = None
+    if name is StepName.deploy:
+        hand_on(following(state, place) if state else Next.done, place)
+    raise typer.Exit(EXIT[state.decision] if state else 0)
 
 
 @release_app.command("write-back")
-def write_back(env: Env, candidate: Candidate = None) -> None:
+def write_back(env: OnlyEnv = None, candidate: Candidate = None) -> None:
     """Push a branch with the way back and the evidence, unless the version was promoted.
 
     Into the `repository` of argo/release.yaml, never to its main branch. Once done it does
@@ -168,13 +168,13 @@ def write_back(env: Env, candidate: Candidate = None) -> None:
     """
     from modelyard.delivery.write_back import write_back
 
-    policy, place = _place(env)
-    version = _version(policy, place, candidate)
-    found = [r for r in _ports(policy, env, place).record.releases() if r[0].candidate == version]
+    asked, env, place = _asked(env, candidate)
+    version, ports = asked.version, _ports(asked, env, place)
+    found = [r for r in ports.record.releases() if r[0].candidate == version]
     if not found:
         print(f"no release of version {version} has begun: there is nothing to write back")
         return
-    print(write_back(policy.repository, env, found[-1]))
+    print(write_back(asked.repository, env, found[-1]))
 
 
 @release_app.command()
@@ -190,14 +190,14 @@ def submit(env: Env) -> None:
     if not isinstance(place, Kubernetes):
         raise UserError(f"{env} is no Kubernetes environment: use `modelyard release run`")
     where = to.workflows(place.namespace)
-    name = where.create(submitted(policy, RELEASE_FILE.read_text(), env, project_name()))
+    name = where.create(submitted(policy, env, project_name()))
     print(f"{name} in {place.namespace} releases version {policy.version}", flush=True)
     try:
         code = to.follow(where, name, lambda line: print(line, flush=True))
     except KeyboardInterrupt:
         print(f"not followed any more; the release goes on: argo -n {place.namespace} watch {name}")
         raise typer.Exit(1) from None
-    decisions = {0: "promoted", 2: "rolled back", 3: "held", 1: "not promoted"}
+    decisions = {0: "it serves", 2: "rolled back", 3: "held", 1: "not promoted"}
     print(f"version {policy.version}: {decisions[code]}")
     raise typer.Exit(code)
 
@@ -284,6 +284,33 @@ def _place(env: str) -> tuple[Release, Local | Kubernetes]:
     return policy, environment(policy, env)
 
 
+def _asked(
+    env: str | None, candidate: str | None, digest: str | None = None
+) -> tuple[Release, str, Local | Kubernetes]:
+    """What a step is to release, its environment's name and what that is.
+
+    Raises:
+        UserError: an option is no such thing, or one is missing.
+    """
+    policy = load_policy()
+    env = environment_name(policy, env)
+    place = environment(policy, env)
+    version = policy.version if candidate is None else _number(place, candidate)
+    if version is None:
+        raise UserError(f"{RELEASE_FILE} asks for no version: give --candidate")
+    if digest and not re.match(DIGEST, digest):
+        raise UserError(f"--digest {digest}: give sha256: and 64 digits, as the registry does")
+    return policy.of(version, digest), env, place
+
+
+def _provenance(
+    asked: Release, place: Local | Kubernetes, workflow: str | None = None
+) -> Provenance:
+    digest = asked.digest if isinstance(place, Kubernetes) else None
+    content = RELEASE_FILE.read_bytes()
+    return Provenance(digest, hashlib.sha256(content).hexdigest(), workflow or None)
+
+
 def _ports(policy: Release, env: str, place: Local | Kubernetes) -> Ports:
     if isinstance(place, Local):
         from modelyard.delivery.local import local_ports
@@ -296,8 +323,10 @@ def _ports(policy: Release, env: str, place: Local | Kubernetes) -> Ports:
 
 
 def _version(policy: Release, place: Local | Kubernetes, candidate: str | None) -> int:
-    if candidate is None:
-        return policy.version
+    return policy.version if candidate is None else _number(place, candidate)
+
+
+def _number(place: Local | Kubernetes, candidate: str) -> int:
     if candidate == "latest":
         if not isinstance(place, Local):
             raise UserError("--candidate latest: give the version; only local Bentos are listed")
@@ -321,33 +350,6 @@ def _to_the_end(controller: Controller, state: State) -> State:
         return ended
 
 
-def _check_options(
-    name: StepName, place: Local | Kubernetes, weight: int | None, workflow: str | None
-) -> None:
-    canary = place.policy.canary
-    if name is StepName.canary and canary.ramp:
-        raise UserError("the policy has a ramp: run step ramp instead of step canary")
-    if name is StepName.ramp and not canary.ramp:
-        raise UserError("the policy has fixed steps: run step canary with --weight")
-    if name is StepName.canary and weight not in canary.steps:
-        known = ", ".join(map(str, canary.steps))
-        raise UserError(f"--weight {weight}: the policy's steps are {known}")
-    if name is not StepName.canary and weight is not None:
-        raise UserError(f"--weight belongs to step canary, not to {name.value}")
-    if (name is StepName.watch) != (workflow is not None):
-        raise UserError("--workflow belongs to step watch, and step watch needs it")
-
-
-def _waiting(place: Local | Kubernetes, workflow: str) -> Callable[[], bool]:
-    from modelyard.delivery.kubernetes import WORKFLOW, Cluster, approval_is_due
-    from modelyard.delivery.workflows import APPROVE
-
-    if not isinstance(place, Kubernetes):
-        raise UserError("step watch needs a Kubernetes environment: a workflow waits there")
-    cluster = Cluster(place.namespace)
-    return lambda: approval_is_due(cluster.get(WORKFLOW, workflow), APPROVE)
-
-
 @contextmanager
 def _ended() -> Iterator[None]:
     """A pod that is asked to go lets go of the lock; its next try goes on."""
@@ -366,13 +368,6 @@ def _envoy(place: Local) -> Health:
     from modelyard.delivery.local import BentoRuntime
 
     return BentoRuntime(project_name(), place).envoy.health()
-
-
-def _begun(controller: Controller, version: int) -> State:
-    state = controller.last()
-    if state is None or state.candidate != version:
-        raise UserError(f"no release of version {version} has begun: run step preflight first")
-    return state
 
 
 def _events(ports: Ports, release: str) -> list[ReleaseEvent]:

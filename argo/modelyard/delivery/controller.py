@@ -7,15 +7,15 @@ line once more and goes on.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from modelyard.delivery import machine
-from modelyard.delivery.machine import Action, State
+from modelyard.delivery.machine import Action, Provenance, State
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Counts, Evidence, Health, LockLost, Ports, Routes, Users
-from modelyard.documents import ReleaseEvent, UserError
+from modelyard.documents import ReleaseEvent, UserError, image_digest
 
 Step = Literal["preflight", "deploy", "shadow", "canary", "promote"]
 _ORDER: tuple[str, ...] = ("preflight", "deploy", "shadow", "canary", "promote")
@@ -56,14 +56,17 @@ class Controller:
         self.follow = follow
         self.clients = clients
 
-    def open(self, candidate: int) -> State:
+    def open(self, candidate: int, provenance: Provenance | None = None) -> State:
         """The release of `candidate`: the unfinished one, else a new one.
+
+        A workflow begins one release: where the newest is its own, that is the one, decided or not.
 
         Raises:
             Unchanged: `candidate` is the stable version.
             UserError: another version's release is unfinished, or its policy was another, or
-                the candidate can't be deployed; nothing was changed.
+                the candidate can't be deployed or is another image by now; nothing was changed.
         """
+        provenance = provenance or Provenance()
         releases = self.ports.record.releases()
         last = machine.replay(releases[-1]) if releases else None
         if last is not None and last.phase != "done":
@@ -74,8 +77,14 @@ class Controller:
                     f"`modelyard release step rollback --env ENV --candidate {last.candidate}`"
                 )
             machine.check_policy(self.policy, last)
+            _check_image(releases, candidate, provenance.digest)
             return last
+        if last is not None and last.candidate == candidate:
+            if provenance.workflow and releases[-1][0].workflow == provenance.workflow:
+                return last
         stable = last.stable if last else None
+        if stable == candidate:
+            _check_image(releases, candidate, provenance.digest)
         if stable != candidate or self._is_down(candidate):
             self.ports.runtime.check(candidate)
         self._clear(stable)
@@ -86,7 +95,7 @@ class Controller:
         before = max((event.time for event in releases[-1]), default=0.0) if releases else 0.0
         now = max(time.time(), before + _TICK_S)
         name = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S%f}-v{candidate}"
-        event = machine.begin(name, candidate, stable, now, self.policy)
+        event = machine.begin(name, candidate, stable, now, self.policy, provenance)
         self.ports.record.append(event)
         return machine.replay([event])
 
@@ -262,6 +271,18 @@ class Controller:
             if health.status == "failed" or time.monotonic() > deadline:
                 raise UserError(f"version {version} does not get ready: {health.detail}")
             time.sleep(min(self.policy.interval, 1.0))
+
+
+def _check_image(
+    releases: Sequence[Sequence[ReleaseEvent]], version: int, digest: str | None
+) -> None:
+    """Raises: UserError: the version was released as another image."""
+    known = image_digest(releases, version)
+    if digest and known and digest != known:
+        raise UserError(
+            f"version {version} was released as {known}, and is {digest} now: a version's image "
+            "never changes; register a new version and ask for that"
+        )
 
 
 def _told(error: Exception) -> str:

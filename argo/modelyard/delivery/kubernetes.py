@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from modelyard.delivery.manifests import FIELD_MANAGER, Manifest, Target
 from modelyard.delivery.policy import Kubernetes
 from modelyard.delivery.ports import Health, LockLost, Ports, Routes
 from modelyard.delivery.prometheus import Prometheus
-from modelyard.documents import ReleaseEvent, UserError
+from modelyard.documents import ReleaseEvent, UserError, image_digest
 
 _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 _DEPLOYMENT = ("apps/v1", "Deployment")
@@ -58,11 +58,16 @@ def kubernetes_ports(target: Target, environment: Kubernetes) -> Ports:
             "prediction logs in one place, which Kubernetes does not give: set it to null"
         )
     cluster = Cluster(target.namespace)
+    record = ConfigMapRecord(cluster, target)
+
+    def digest(version: int) -> str | None:
+        return image_digest(record.releases(), version)
+
     return Ports(
         router=GatewayRouter(cluster, target),
-        runtime=DeploymentRuntime(cluster, target),
+        runtime=DeploymentRuntime(cluster, target, digest),
         source=Prometheus(target.prometheus, target.model, target.namespace, environment.metrics),
-        record=ConfigMapRecord(cluster, target),
+        record=record,
     )
 
 
@@ -311,8 +316,14 @@ def route_problem(route: Manifest | None) -> str:
 class DeploymentRuntime:
     """Runtime: a Deployment, a Service and an autoscaler a version."""
 
-    def __init__(self, cluster: Cluster, target: Target) -> None:
-        self._cluster, self._target = cluster, target
+    def __init__(
+        self,
+        cluster: Cluster,
+        target: Target,
+        digest: Callable[[int], str | None] = lambda version: None,
+    ) -> None:
+        """Args: digest: of a version's image, as the record knows it."""
+        self._cluster, self._target, self._digest = cluster, target, digest
 
     def check(self, version: int) -> None:
         account = manifests.service_account(self._target, self._target.model, token=False)
@@ -323,7 +334,10 @@ class DeploymentRuntime:
             )
 
     def deploy(self, version: int) -> None:
-        for manifest in self._objects(version):
+        """What is there keeps its image, whatever is asked for now."""
+        present = self._cluster.get(_DEPLOYMENT, self._target.name(version))
+        known = image_of(present) or self._target.image_of(version, self._digest(version))
+        for manifest in self._objects(version, known):
             self._cluster.apply(manifest)
 
     def health(self, version: int) -> Health:
@@ -339,12 +353,18 @@ class DeploymentRuntime:
         found = self._cluster.list(_DEPLOYMENT, manifests.labels(self._target))
         return {int(d["metadata"]["labels"]["app.kubernetes.io/version"]) for d in found}
 
-    def _objects(self, version: int) -> list[Manifest]:
+    def _objects(self, version: int, image: str | None = None) -> list[Manifest]:
         return [
-            manifests.deployment(self._target, version),
+            manifests.deployment(self._target, version, image),
             manifests.service(self._target, version),
             manifests.autoscaler(self._target, version),
         ]
+
+
+def image_of(deployment: Manifest | None) -> str | None:
+    """That the serving container of a Deployment has; None where there is no Deployment."""
+    containers = deployment["spec"]["template"]["spec"]["containers"] if deployment else []
+    return next((each["image"] for each in containers if each["name"] == "serving"), None)
 
 
 def approval_is_due(workflow: Manifest | None, node: str) -> bool:
@@ -359,6 +379,15 @@ def approval_is_due(workflow: Manifest | None, node: str) -> bool:
     nodes = (status.get("nodes") or {}).values()
     phases = [n.get("phase") for n in nodes if n.get("displayName") == node]
     return all(phase in ("Pending", "Running") for phase in phases)
+
+
+def is_approved(workflow: Manifest | None, node: str) -> bool:
+    """Whether a person has resumed a workflow at a suspended node."""
+    nodes = (((workflow or {}).get("status") or {}).get("nodes") or {}).values()
+    return any(
+        (n.get("displayName"), n.get("type"), n.get("phase")) == (node, "Suspend", "Succeeded")
+        for n in nodes
+    )
 
 
 def health_of(deployment: Manifest | None, pods: list[Manifest], replicas: int) -> Health:
@@ -400,7 +429,7 @@ class ConfigMapRecord:
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        metadata = manifests.metadata(self._target, self._target.release_account)
+        metadata = manifests.metadata(self._target, manifests.RELEASE)
         with Lease(self._cluster, metadata) as self._lease:
             yield
 

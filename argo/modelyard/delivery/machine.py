@@ -76,6 +76,15 @@ class State:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """What a release was begun with, for its record; see `ReleaseEvent`."""
+
+    digest: str | None = None
+    policy_hash: str | None = None
+    workflow: str | None = None
+
+
+@dataclass(frozen=True)
 class Action:
     """What comes next. The same phase and weight as before: go on watching."""
 
@@ -149,7 +158,12 @@ def event(state: State, action: Action, evidence: Evidence) -> ReleaseEvent:
 
 
 def begin(
-    release: str, candidate: int, stable: int | None, time: float, policy: Policy
+    release: str,
+    candidate: int,
+    stable: int | None,
+    time: float,
+    policy: Policy,
+    provenance: Provenance | None = None,
 ) -> ReleaseEvent:
     """The first line of a release's record."""
     return ReleaseEvent(
@@ -161,6 +175,7 @@ def begin(
         phase="preflight",
         weight=0,
         policy=policy.model_dump(mode="json"),
+        **vars(provenance or Provenance()),
         reason=f"version {candidate}" + (f" against stable {stable}" if stable else ", the first"),
     )
 

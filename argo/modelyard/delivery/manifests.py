@@ -22,6 +22,15 @@ Manifest = dict[str, Any]
 PORT = 3000
 SERVING_UID = 1034  # the user of the images that `bentoml containerize` makes
 FIELD_MANAGER = "modelyard-release"
+RELEASE = "modelyard-release"
+"""of a release's account, its binding, its lock and its policy: one model a namespace"""
+GIT_SECRET = "modelyard-git"
+"""credentials for the write-back"""
+RELEASE_PODS = {
+    "app.kubernetes.io/managed-by": "modelyard",
+    "app.kubernetes.io/component": "release",
+}
+"""labels of the pods of a workflow"""
 
 # Pod Security "restricted": https://kubernetes.io/docs/concepts/security/pod-security-standards/
 RESTRICTED_CONTAINER: Manifest = {
@@ -64,15 +73,14 @@ class Target:
     def name(self, version: int) -> str:
         return f"{self.model}-v{version}"
 
-    def image_of(self, version: int) -> str:
-        """By digest where it is known, by tag otherwise."""
-        if version == self.version and self.digest:
-            return f"{self.image}@{self.digest}"
-        return f"{self.image}:{version}"
+    def image_of(self, version: int, digest: str | None = None) -> str:
+        """By digest where it is known, by tag otherwise.
 
-    @property
-    def release_account(self) -> str:
-        return f"{self.model}-release"
+        Args:
+            digest: of that version's image, as the record knows it.
+        """
+        digest = digest or (self.digest if version == self.version else None)
+        return f"{self.image}@{digest}" if digest else f"{self.image}:{version}"
 
 
 def base(target: Target) -> dict[str, list[Manifest]]:
@@ -80,10 +88,10 @@ def base(target: Target) -> dict[str, list[Manifest]]:
     return {
         "access.yaml": [
             service_account(target, target.model, token=False),
-            service_account(target, target.release_account, token=True),
+            service_account(target, RELEASE, token=True),
             release_role_binding(target),
         ],
-        "network-policy.yaml": [network_policy(target)],
+        "network-policy.yaml": [network_policy(target), release_network_policy(target)],
         "disruption-budget.yaml": [disruption_budget(target)],
         "pod-monitor.yaml": [pod_monitor(target)],
     }
@@ -135,16 +143,16 @@ def release_role_binding(target: Target) -> Manifest:
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
-        "metadata": metadata(target, target.release_account),
+        "metadata": metadata(target, RELEASE),
         "roleRef": {
             "apiGroup": "rbac.authorization.k8s.io",
             "kind": "ClusterRole",
-            "name": versioned_name("modelyard-release"),
+            "name": versioned_name(RELEASE),
         },
         "subjects": [
             {
                 "kind": "ServiceAccount",
-                "name": target.release_account,
+                "name": RELEASE,
                 "namespace": target.namespace,
             }
         ],
@@ -164,6 +172,44 @@ def network_policy(target: Target) -> Manifest:
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [{"from": sources, "ports": [{"protocol": "TCP", "port": PORT}]}],
             "egress": [],
+        },
+    }
+
+
+def release_network_policy(target: Target) -> Manifest:
+    """The pods of a release call (the cluster's API, Prometheus, the Gateway, Git), nobody them.
+
+    Where a namespace denies what is not allowed, they need it.
+    """
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(target, RELEASE),
+        "spec": {
+            "podSelector": {"matchLabels": RELEASE_PODS},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [],
+            "egress": [{}],
+        },
+    }
+
+
+def policy_object(target: Target, text: str) -> Manifest:
+    """The policy that the namespace's releases go by; its files are mounted into each step.
+
+    It asks for no version, so that a release changes nothing of it.
+
+    Args:
+        text: of argo/release.yaml, as far as it is the policy of this environment.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(target, RELEASE),
+        "data": {
+            "template": versioned_name(RELEASE),  # that a Workflow here may refer to
+            "pyproject.toml": f'[project]\nname = "{target.model}"\n',
+            "release.yaml": text,
         },
     }
 
@@ -226,8 +272,12 @@ def autoscaler(target: Target, version: int) -> Manifest:
     }
 
 
-def deployment(target: Target, version: int) -> Manifest:
-    """The pods of one version. How many is the autoscaler's to say, so not said here."""
+def deployment(target: Target, version: int, image: str | None = None) -> Manifest:
+    """The pods of one version. How many is the autoscaler's to say, so not said here.
+
+    Args:
+        image: of its pods; None: as the target knows it.
+    """
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -238,7 +288,7 @@ def deployment(target: Target, version: int) -> Manifest:
             "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
                 "metadata": {"labels": _serving(target, version)},
-                "spec": _pod(target, version),
+                "spec": _pod(target, version, image or target.image_of(version)),
             },
         },
     }
@@ -302,8 +352,16 @@ class _Dumper(yaml.SafeDumper):
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         return super().increase_indent(flow, False)
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """Lines stay lines."""
+        style = "|" if "\n" in text else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
 
-def _pod(target: Target, version: int) -> Manifest:
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def _pod(target: Target, version: int, image: str) -> Manifest:
     return {
         "serviceAccountName": target.model,
         "automountServiceAccountToken": False,
@@ -329,7 +387,7 @@ def _pod(target: Target, version: int) -> Manifest:
         "containers": [
             {
                 "name": "serving",
-                "image": target.image_of(version),
+                "image": image,
                 "ports": [{"name": "http", "containerPort": PORT}],
                 # With a read-only root, what the server writes goes to the scratch volume.
                 "env": [{"name": "BENTOML_HOME", "value": "/tmp/bentoml"}],

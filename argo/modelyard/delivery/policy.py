@@ -298,14 +298,21 @@ class Kubernetes(_Strict):
 Environment = Annotated[Local | Kubernetes, Field(discriminator="platform")]
 
 
-class Release(_Strict):
-    """The whole of `argo/release.yaml`."""
+DIGEST = r"^sha256:[0-9a-f]{64}$"
 
-    version: int = Field(ge=1)
+
+class ReleasePolicy(_Strict):
+    """`argo/release.yaml`, whether it asks for a version or not.
+
+    In a cluster it does not: the policy is an object there that stands from release to release,
+    and the workflow names the version.
+    """
+
+    version: int | None = Field(default=None, ge=1)
     """the desired version: of the registered model, its Bento and its image tag"""
     image: str = Field(pattern=r"^[^\s:@]+(:\d+/[^\s:@]+)?$")
     """image repository, without a tag"""
-    digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
+    digest: str | None = Field(default=None, pattern=DIGEST)
     """of the image of `version`; images are run by digest where it is known"""
     repository: str | None = None
     """where a rollback in a cluster is written back to, on a branch of its own: the model repo's
@@ -330,6 +337,17 @@ class Release(_Strict):
             )
         return url
 
+    def of(self, version: int, digest: str | None = None) -> "Release":
+        """Asking for this version, by this image; else by the image that it is known by here."""
+        known = self.digest if version == self.version else None
+        return Release.model_validate({**dict(self), "version": version, "digest": digest or known})
+
+
+class Release(ReleasePolicy):
+    """The whole of `argo/release.yaml`, as in a model repo."""
+
+    version: int = Field(ge=1)
+
 
 def load_release(path: Path = RELEASE_FILE) -> Release:
     """The release policy of the model repo in the working directory.
@@ -340,7 +358,35 @@ def load_release(path: Path = RELEASE_FILE) -> Release:
     return load_settings(path, Release)
 
 
-def environment(release: Release, name: str) -> Local | Kubernetes:
+def load_policy(path: Path = RELEASE_FILE) -> ReleasePolicy:
+    """The release policy where a step runs: in a model repo, or with the policy object mounted.
+
+    Raises:
+        UserError: as of `load_release`.
+    """
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such file; run this in the folder of a model repo. A workflow has it from "
+            "the ConfigMap modelyard-release: `kubectl apply --server-side -f "
+            "argo/manifests/ENVIRONMENT` makes that"
+        )
+    return load_settings(path, ReleasePolicy)
+
+
+def environment_name(release: ReleasePolicy, name: str | None) -> str:
+    """The environment that is meant; without a name the only one.
+
+    Raises:
+        UserError: there is more than one.
+    """
+    if name is None and len(release.environments) > 1:
+        raise UserError(
+            f"{RELEASE_FILE}: which environment? --env {', '.join(release.environments)}"
+        )
+    return name or next(iter(release.environments))
+
+
+def environment(release: ReleasePolicy, name: str) -> Local | Kubernetes:
     """An environment by name.
 
     Raises:

@@ -1,6 +1,7 @@
 """`modelyard render`: the Kubernetes YAML of a model repo, committed beside its policy.
 
-argo/manifests/<environment>/*.yaml            applied by the team or its continuous delivery
+argo/manifests/<environment>/*.yaml            applied by the team or its continuous delivery;
+                                               policy.yaml: what its releases go by
 argo/manifests/<environment>/release/*.yaml    applied by the release; here for review
 argo/manifests/<environment>/release/workflow.yaml    what a merged release PR submits
 """
@@ -61,34 +62,31 @@ def render_environment(release: Release, text: str, name: str, model: str) -> di
         text: of argo/release.yaml.
     """
     to = target(release, name, model)
-    files = {path: to_yaml(objects, _HEADER) for path, objects in manifests.base(to).items()}
+    policy = manifests.policy_object(to, environment_text(text, name))
+    base = manifests.base(to) | {"policy.yaml": [policy]}
+    files = {path: to_yaml(objects, _HEADER) for path, objects in base.items()}
     for path, objects in manifests.released(to).items():
         files[f"release/{path}"] = to_yaml(objects, f"{_HEADER}\n{_RELEASED}")
-    workflow = submitted(release, text, name, model)
+    workflow = submitted(release, name, model)
     files["release/workflow.yaml"] = to_yaml([workflow], f"{_HEADER}\n{_SUBMITTED}")
     return files
 
 
-def submitted(release: Release, text: str, name: str, model: str) -> Manifest:
-    """The Workflow that releases the desired version to an environment. Args: see above."""
+def submitted(release: Release, name: str, model: str) -> Manifest:
+    """The Workflow that releases the desired version to an environment."""
     from modelyard.delivery.workflows import release_workflow
 
-    place = release.environments[name]
-    return release_workflow(
-        target(release, name, model),
-        place.policy,
-        environment_text(text, name),
-        approval=isinstance(place, Kubernetes) and place.approval,
-    )
+    return release_workflow(target(release, name, model))
 
 
 def environment_text(text: str, name: str) -> str:
-    """argo/release.yaml as far as one environment goes.
+    """argo/release.yaml as far as one environment's policy goes, without what is asked for.
 
-    The workflow carries it, so a release runs by the policy that was merged, and a change of
-    one environment makes no other environment's manifests stale.
+    So a release PR changes no policy, and a change of one environment's makes no other
+    environment's manifests stale.
     """
     document = yaml.safe_load(text)
+    document = {k: v for k, v in document.items() if k not in ("version", "digest")}
     document["environments"] = {name: document["environments"][name]}
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 

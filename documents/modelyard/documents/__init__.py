@@ -10,7 +10,13 @@ from modelyard.documents.package import (
     verify_package,
     write_manifest,
 )
-from modelyard.documents.record import ReleaseEvent, read_record, releases, stable_version
+from modelyard.documents.record import (
+    ReleaseEvent,
+    image_digest,
+    read_record,
+    releases,
+    stable_version,
+)
 from modelyard.documents.settings import load_settings
 from modelyard.documents.signature import Input, Signature
 
@@ -20,6 +26,7 @@ __all__ = [
     "ReleaseEvent",
     "Signature",
     "UserError",
+    "image_digest",
     "load_settings",
     "read_record",
     "releases",

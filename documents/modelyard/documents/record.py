@@ -1,5 +1,6 @@
 """The release record: one append-only JSON-lines file per release attempt."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,13 @@ class ReleaseEvent(BaseModel):
     weight: int
     """per cent of live traffic that goes to the candidate"""
     policy: dict[str, Any] | None = None
-    """by which the release is decided; in the first line only"""
+    """by which the release is decided; in the first line only, as the next three"""
+    policy_hash: str | None = None
+    """SHA-256 of the file that the policy was read from, hexadecimal"""
+    digest: str | None = None
+    """of the candidate's image; None where it is not known, or there is no image"""
+    workflow: str | None = None
+    """that began the release; None where a person did"""
     evidence: dict[str, Any] | None = None
     verdicts: tuple[dict[str, Any], ...] = ()
     """of the gates at this look, e-values included"""
@@ -67,6 +74,16 @@ def releases(folder: Path) -> list[list[ReleaseEvent]]:
     """All records of a folder, oldest release first."""
     records = [read_record(path) for path in folder.glob("*.jsonl")]
     return sorted((r for r in records if r), key=lambda r: (r[0].time, r[0].release))
+
+
+def image_digest(releases: Sequence[Sequence[ReleaseEvent]], version: int) -> str | None:
+    """Of a version's image, by its newest release that knew it; None if none did.
+
+    Args:
+        releases: oldest first.
+    """
+    found = (r[0].digest for r in reversed(releases) if r[0].candidate == version)
+    return next((digest for digest in found if digest), None)
 
 
 def stable_version(folder: Path) -> int | None:
