@@ -25,6 +25,8 @@ _OBJECT = re.compile(
     r"/apis?/((?:[a-z0-9.]+/)?v\d[a-z0-9]*)/namespaces/([^/]+)/([a-z]+)(?:/([^/]+))?"
 )
 
+_PODS = ("updatedReplicas", "readyReplicas", "availableReplicas")
+
 Answer = tuple[int, dict[str, Any]]
 Key = tuple[str, str, str, str]
 """group and version, namespace, plural, name"""
@@ -119,7 +121,7 @@ class ApiServer(ThreadingHTTPServer):
             body["status"] = {"parents": [{"conditions": conditions}]}
         if key[2] == "deployments" and self.pods_run:
             seen = {"observedGeneration": self.changes}
-            body["status"] = seen | {"updatedReplicas": 2, "availableReplicas": 2}
+            body["status"] = seen | dict.fromkeys(_PODS, 2)
         if key[2] == "workflows":
             body["status"] = self.workflow
         self.objects[key] = body

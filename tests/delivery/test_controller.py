@@ -64,6 +64,11 @@ class World:
         assert {routes.stable, routes.candidate} - {None} <= self.running
         self.routes = routes
 
+    def serving(self) -> dict[int, int]:
+        routes = self.routes
+        shares = {routes.stable: 100 - routes.weight, routes.candidate: routes.weight}
+        return {v: share for v, share in shares.items() if v is not None and share}
+
     def check(self, version: int) -> None: ...
 
     def deploy(self, version: int) -> None:

@@ -32,6 +32,7 @@ from modelyard.delivery.policy import (
 )
 from modelyard.delivery.ports import Health, Ports
 from modelyard.delivery.render import render, submitted
+from modelyard.delivery.shares import Kept
 from modelyard.delivery.steps import Next, StepName, asks_for_approval, following, hand_on, take
 from modelyard.documents import ReleaseEvent, UserError
 
@@ -131,7 +132,8 @@ def step(
     the release as it is, to be tried again; rollback ends it, and does nothing once it is
     decided. `watch` looks on, without going further, while the workflow waits for a person.
     deploy writes what comes next to the folder MODELYARD_OUTPUTS, if that is set.
-    Exit codes as of `run`, with 0 for a step that is done; rollback exits 0.
+    Exit codes as of `run`, with 0 for a step that is done, so also of a version that is stable
+    already. rollback exits 0; with 3 if users stay, since no other version could answer them.
     """
     from modelyard.delivery.progress import Progress
 
@@ -143,11 +145,7 @@ def step(
     with _ended(), ports.record.lock(), Progress(title, sys.stdout) as progress:
         controller = Controller(ports, place.policy, progress.follow)
         if name is StepName.rollback:
-            ended = controller.last(judged=False)
-            if ended is not None and ended.candidate == version:
-                ended = controller.roll_back("asked for by `release step rollback`")
-                print(f"version {version}: {ended.decision if ended else 'no release'}")
-            return
+            raise typer.Exit(_go_back(controller, version))
         try:
             state = take(name, controller, version, place, given)
         except Unchanged as same:
@@ -156,6 +154,31 @@ def step(
     if name is StepName.deploy:
         hand_on(following(state, place) if state else Next.done, place)
     raise typer.Exit(EXIT[state.decision] if state else 0)
+
+
+@release_app.command()
+def adopt(
+    env: Env,
+    version: Annotated[int, typer.Option(min=1, help="The version that is to be stable.")],
+) -> None:
+    """Say that a version which serves is the stable one, where the record was lost or broken.
+
+    All users get it, if they do not yet. Refused where the record says what is stable, and of a
+    version that has no server that is ready. Records that can't be read are kept beside the others.
+    """
+    from modelyard.delivery.progress import Progress
+
+    policy, place = _place(env)
+    ports = _ports(policy, env, place)
+    title = f"version {version} of {project_name()} is stable in {env}"
+    with ports.record.lock(), Progress(title, sys.stdout) as progress:
+        try:
+            aside = Controller(ports, place.policy, progress.follow).adopt(version)
+        except Unchanged as same:
+            print(same)
+            return
+    for each in aside:
+        print(f"set aside: {each}")
 
 
 @release_app.command("write-back")
@@ -222,6 +245,7 @@ def status(
         {v: ports.runtime.health(v) for v in sorted(ports.runtime.versions())},
         _envoy(place) if local else None,
         f"http://127.0.0.1:{place.port}" if local else None,
+        ports.router.serving(),
     )
     if as_json:
         print(json.dumps(found.document()))
@@ -346,7 +370,12 @@ def _to_the_end(controller: Controller, state: State) -> State:
         if ended is None or ended.decision is None:
             print("interrupted twice: run the same again to end it", file=sys.stderr)
             raise
-        print("interrupted: users are served by stable again", file=sys.stderr)
+        where = {
+            "rolled_back": "nobody is served: it was the first version"
+            if ended.stable is None
+            else "users are served by stable again",
+        }.get(ended.decision, f"version {ended.candidate} was {ended.decision} by then")
+        print(f"interrupted: {where}", file=sys.stderr)
         return ended
 
 
@@ -368,6 +397,16 @@ def _envoy(place: Local) -> Health:
     from modelyard.delivery.local import BentoRuntime
 
     return BentoRuntime(project_name(), place).envoy.health()
+
+
+def _go_back(controller: Controller, version: int) -> int:
+    """Step rollback; its exit code."""
+    try:
+        print(controller.go_back(version, "asked for by `release step rollback`"))
+    except Kept as error:
+        print(error, file=sys.stderr)
+        return EXIT["held"]
+    return 0
 
 
 def _events(ports: Ports, release: str) -> list[ReleaseEvent]:

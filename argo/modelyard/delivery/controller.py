@@ -7,19 +7,30 @@ line once more and goes on.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from modelyard.delivery import machine
 from modelyard.delivery.machine import Action, Provenance, State
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Counts, Evidence, Health, LockLost, Ports, Routes, Users
+from modelyard.delivery.ports import (
+    Counts,
+    Evidence,
+    Health,
+    LockLost,
+    NoAnswer,
+    Ports,
+    Routes,
+    Users,
+)
+from modelyard.delivery.shares import Kept, harmless, stable_version, told
 from modelyard.documents import ReleaseEvent, UserError, image_digest
 
 Step = Literal["preflight", "deploy", "shadow", "canary", "promote"]
 _ORDER: tuple[str, ...] = ("preflight", "deploy", "shadow", "canary", "promote")
 _TICK_S = 0.001
+_DOWN = ("absent", "failed")
 _WATCHED_S = 10.0
 """between two looks that are written down while all is well and a person is waited for"""
 
@@ -60,15 +71,18 @@ class Controller:
         """The release of `candidate`: the unfinished one, else a new one.
 
         A workflow begins one release: where the newest is its own, that is the one, decided or not.
+        Without any record, whoever serves all users is adopted as the stable version.
 
         Raises:
             Unchanged: `candidate` is the stable version.
             UserError: another version's release is unfinished, or its policy was another, or
-                the candidate can't be deployed or is another image by now; nothing was changed.
+                the candidate can't be deployed or is another image by now, or nothing tells what
+                stable is; nothing was changed.
         """
         provenance = provenance or Provenance()
         releases = self.ports.record.releases()
         last = machine.replay(releases[-1]) if releases else None
+        stable = stable_version(last, self._live())
         if last is not None and last.phase != "done":
             if last.candidate != candidate:
                 raise UserError(
@@ -82,20 +96,106 @@ class Controller:
         if last is not None and last.candidate == candidate:
             if provenance.workflow and releases[-1][0].workflow == provenance.workflow:
                 return last
-        stable = last.stable if last else None
         if stable == candidate:
             _check_image(releases, candidate, provenance.digest)
         if stable != candidate or self._is_down(candidate):
             self.ports.runtime.check(candidate)
+        if last is None and stable is not None:
+            self._take_over(stable, f"version {stable} serves all users, and there was no record")
+        if stable == candidate:
+            self._keep_running(candidate, self._health(candidate))
+            self._wait_for(candidate)
         self._clear(stable)
         if stable == candidate:
-            self._wait_for(candidate)
-            raise Unchanged(f"version {candidate} is the stable version already; it serves")
+            raise Unchanged(unchanged(candidate))
+        return self._begin(candidate, stable, provenance=provenance)
+
+    def begun(self, candidate: int) -> State:
+        """The release of `candidate`, which is the newest.
+
+        Raises:
+            Unchanged: none is under way, and `candidate` is the stable version.
+            UserError: it has not begun.
+        """
+        last = self.last()
+        if last is not None and last.candidate == candidate:
+            return last
+        if last is not None and last.phase == "done" and last.stable == candidate:
+            raise Unchanged(unchanged(candidate))
+        raise UserError(f"no release of version {candidate} has begun: run step deploy first")
+
+    def adopt(self, version: int) -> list[str]:
+        """Say that a version is stable, where the record does not say what serves.
+
+        Records that can't be read, or have no end, are set aside.
+
+        Returns:
+            where these are now.
+
+        Raises:
+            Unchanged: it is the stable version, and the record says so.
+            UserError: the record says that another one is; or no server of the version is ready.
+                Nothing was changed.
+        """
+        if (last := self._sound()) is not None:
+            if last.phase == "done" and last.stable == version:
+                raise Unchanged(unchanged(version))
+            serves = "none yet" if last.stable is None else f"version {last.stable}"
+            raise UserError(
+                f"the record and the route agree about what is stable ({serves}), so there is "
+                f"nothing to adopt: `modelyard release run` releases version {version}"
+            )
+        health = self._health(version)
+        if not health.answers:
+            ready = [v for v in sorted(self.ports.runtime.versions()) if self._health(v).answers]
+            raise UserError(
+                f"version {version} can't be adopted: it has no server that is ready (versions "
+                f"that have: {', '.join(map(str, ready)) or 'none'})"
+            )
+        aside = self.ports.record.set_aside(_ended)
+        self._take_over(version, "adopted by `modelyard release adopt`")
+        return aside
+
+    def _sound(self) -> State | None:
+        """The newest release, if it says what serves; None if that has to be said anew."""
+        try:
+            last = self.last()
+            stable_version(last, self._live())
+            return last
+        except NoAnswer:
+            raise
+        except UserError:
+            return None
+
+    def _take_over(self, version: int, reason: str) -> None:
+        """Make a version that serves already the stable one, by a release of its own."""
+        self.ports.record.check()
+        evidence = Evidence(time=time.time(), candidate=self._health(version))
+        state = self._begin(version, None, reason)
+        for action in (
+            Action("deploy", 0, reason),
+            Action("promote", 100, reason),
+            Action("done", 100, reason, "bootstrapped"),
+        ):
+            event = machine.event(state, action, evidence)
+            self.ports.record.append(event)
+            state = machine.apply(state, event)
+        self._carry_out(state, evidence)
+        self.follow(state, evidence)
+
+    def _begin(
+        self,
+        candidate: int,
+        stable: int | None,
+        reason: str = "",
+        provenance: Provenance | None = None,
+    ) -> State:
         # The newest release is that which began last, also where the clock was set back.
+        releases = self.ports.record.releases()
         before = max((event.time for event in releases[-1]), default=0.0) if releases else 0.0
         now = max(time.time(), before + _TICK_S)
         name = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S%f}-v{candidate}"
-        event = machine.begin(name, candidate, stable, now, self.policy, provenance)
+        event = machine.begin(name, candidate, stable, now, self.policy, provenance, reason)
         self.ports.record.append(event)
         return machine.replay([event])
 
@@ -116,13 +216,59 @@ class Controller:
         try:
             return self.advance(state)
         except KeyboardInterrupt:
-            self.roll_back("interrupted")
+            self.go_back(state.candidate, "interrupted")
             raise
         except LockLost:
             raise
         except Exception as error:
-            self.roll_back(_told(error))
+            self.go_back(state.candidate, _told(error))
             raise
+
+    def go_back(self, version: int, reason: str) -> str:
+        """Users of a version get stable again, whatever is left of the record.
+
+        Returns:
+            what was done, for people.
+
+        Raises:
+            Kept: nobody else could answer them; nothing was changed.
+        """
+        try:
+            state = self.last(judged=False)
+        except NoAnswer:
+            raise
+        except UserError as error:
+            return self._go_back_by_route(version, f"the record can't be read ({error})")
+        if state is None:
+            return self._go_back_by_route(version, "there is no record of a release")
+        if state.candidate == version:
+            ended = self.roll_back(reason)
+            decision = ended.decision if ended else None
+            return f"version {version}: {(decision or 'undecided').replace('_', ' ')}"
+        if state.stable == version:
+            return f"version {version} is the stable version: there is nothing to roll back"
+        why = f"there is no record of a release of version {version}"
+        return self._go_back_by_route(version, why, state.stable)
+
+    def _go_back_by_route(self, version: int, why: str, stable: int | None = None) -> str:
+        """All users to the version that shares them, or has servers, beside this one."""
+        live = self.ports.router.serving()
+        if version not in live:
+            return f"{why}; version {version} gets no users: there is nothing to roll back"
+        others = (self.ports.runtime.versions() | live.keys()) - {version}
+        ready = [v for v in others if self._health(v).answers]
+        if not ready:
+            raise Kept(
+                f"{why}, and {told(live)}: version {version} keeps its users, since no other "
+                "version has a server that is ready"
+            )
+        best = max(ready, key=lambda v: (v == stable, live.get(v, 0), v))
+        self.ports.record.check()
+        self.ports.router.route(Routes(stable=best))
+        return (
+            f"{why}. By the route, {told(live)}; now all users get version {best}. The servers of "
+            f"version {version} run on without users"
+        )
 
     def roll_back(self, reason: str) -> State | None:
         """Back to stable, unless the newest release is decided."""
@@ -134,7 +280,10 @@ class Controller:
         if state is None:
             return None
         if state.phase not in ("rollback", "done"):
-            state = self._do(state, machine.roll_back(reason), self._look_anyway(state))
+            evidence = self._look_anyway(state)
+            first = state.stable is None and state.phase == "promote"
+            if not (first and evidence.candidate.answers):  # its users have nobody else
+                state = self._do(state, machine.roll_back(reason), evidence)
         return self.advance(state)
 
     def advance(self, state: State, step: Step = "promote", weight: int = 100) -> State:
@@ -218,52 +367,90 @@ class Controller:
         state = machine.apply(state, event)
         try:
             if state.phase == "rollback":
-                self._steer(state)
+                self._steer(state, evidence)
         finally:
             self.ports.record.append(event)
-        self._carry_out(state)
+        self._carry_out(state, evidence)
         self.follow(state, evidence)
         return state
 
-    def _carry_out(self, state: State) -> None:
-        """Make the world what the state says. Stable is let go last, and only when replaced."""
+    def _carry_out(self, state: State, seen: Evidence | None = None) -> None:
+        """Make the world what the state says. Stable is let go last, and only when replaced.
+
+        Args:
+            seen: the newest look, if there was one just now.
+        """
         runtime = self.ports.runtime
         if state.phase != "shadow" and self.ports.shadow:
             # What it sent is counted before live evidence begins. The way back waits for nothing.
             self.ports.shadow.stop(wait=state.phase == "canary")
-        self._steer(state)
+        self._steer(state, seen)
         if state.phase == "shadow" and self.policy.shadow.replay and self.ports.shadow:
             self.ports.shadow.start(state.stable or 0)
-        if state.phase == "deploy" and runtime.health(state.candidate).status == "absent":
+        if state.phase == "deploy" and self._health(state.candidate).status == "absent":
             runtime.deploy(state.candidate)
         if state.phase == "rollback":
-            runtime.stop(state.candidate)
+            self._stop(state.candidate)
         if state.phase == "done" and state.decision != "held":
             self._stop_all_but(state.stable)
 
-    def _steer(self, state: State) -> None:
+    def _steer(self, state: State, seen: Evidence | None) -> None:
         """Who serves. A candidate whose servers are gone gets no traffic to fail."""
-        self._keep_running(state.stable)
+        healths = {state.candidate: seen.candidate if seen else self._health(state.candidate)}
+        if state.stable is not None:
+            stable = seen.stable if seen and seen.stable else self._health(state.stable)
+            # One version in both places: the candidate that has just become stable.
+            healths[state.stable] = healths.get(state.stable, stable)
+            self._keep_running(state.stable, healths[state.stable])
         routes = machine.routes(state)
         gone = routes.candidate not in self.ports.runtime.versions()
-        self.ports.router.route(Routes(stable=routes.stable) if gone else routes)
+        self._route(Routes(stable=routes.stable) if gone else routes, healths)
 
-    def _keep_running(self, version: int | None) -> None:
-        if version is not None and self._is_down(version):
+    def _route(self, wanted: Routes, seen: Mapping[int, Health]) -> None:
+        """Who serves, but for users who would lose whoever answers them."""
+        live = self.ports.router.serving()
+        concerned = {v for v in (wanted.stable, wanted.candidate, *live) if v is not None}
+        silent = {v for v in concerned if (seen.get(v) or self._health(v)).silent}
+        routes = harmless(wanted, live, silent)
+        if routes is not None:
+            self.ports.router.route(routes)
+
+    def _live(self) -> dict[int, int]:
+        """Who gets users, of the versions that have servers."""
+        there = self.ports.runtime.versions()
+        return {v: weight for v, weight in self.ports.router.serving().items() if v in there}
+
+    def _health(self, version: int) -> Health:
+        return self.ports.runtime.health(version)
+
+    def _keep_running(self, version: int, health: Health) -> None:
+        if health.status in _DOWN:
             self.ports.runtime.deploy(version)
 
     def _is_down(self, version: int) -> bool:
-        return self.ports.runtime.health(version).status in ("absent", "failed")
+        return self._health(version).status in _DOWN
 
     def _clear(self, stable: int | None) -> None:
-        """Only stable runs and serves; what an earlier release left over is stopped."""
-        self._keep_running(stable)
-        self.ports.router.route(Routes(stable=stable))
-        self._stop_all_but(stable)
+        """Only stable runs and serves; what an earlier release left over is stopped.
+
+        Not before stable can answer: until then what is left over may be all that there is.
+        """
+        if stable is None:
+            return
+        health = self._health(stable)
+        self._keep_running(stable, health)
+        self._route(Routes(stable=stable), {stable: health})
+        if not health.silent:
+            self._stop_all_but(stable)
 
     def _stop_all_but(self, version: int | None) -> None:
         for other in sorted(self.ports.runtime.versions() - {version}):
-            self.ports.runtime.stop(other)
+            self._stop(other)
+
+    def _stop(self, version: int) -> None:
+        """Unless it gets users."""
+        if version not in self.ports.router.serving():
+            self.ports.runtime.stop(version)
 
     def _wait_for(self, version: int) -> None:
         deadline = time.monotonic() + self.policy.deploy.max_duration
@@ -283,6 +470,18 @@ def _check_image(
             f"version {version} was released as {known}, and is {digest} now: a version's image "
             "never changes; register a new version and ask for that"
         )
+
+
+def unchanged(version: int) -> str:
+    return f"version {version} is the stable version already; it serves"
+
+
+def _ended(events: list[ReleaseEvent]) -> bool:
+    """Whether a release can be read to its end."""
+    try:
+        return machine.replay(events).phase == "done"
+    except UserError:
+        return False
 
 
 def _told(error: Exception) -> str:

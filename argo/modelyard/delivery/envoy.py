@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from modelyard.delivery.ports import Arm, Health, Routes
+from modelyard.delivery.ports import Arm, Health, NoAnswer, Routes
 from modelyard.delivery.processes import Server, free_port, port_taken, wait_until, write_atomically
 from modelyard.documents import UserError
 
@@ -28,6 +28,7 @@ counts, and to no version at all at other times."""
 
 _LIVE_S = 10.0
 _PORT_S = 5.0
+_GONE_S = 2.0
 _REQUEST_S = 10
 _TYPES = "type.googleapis.com/envoy"
 _COUNTS = (
@@ -88,6 +89,23 @@ class Envoy:
         self._write("clusters", clusters)
         self._write("routes", [table])
         self._start()
+
+    def serving(self) -> dict[int, int]:
+        """Version → weight, above 0, by the routes that are live; empty without an Envoy."""
+        if not self.server.alive():
+            return {}
+        try:
+            dump = json.loads(self._get("/config_dump?resource=dynamic_route_configs"))
+            tables = [each["route_config"] for each in dump.get("configs", [])]
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            # The shell of an Envoy that has just died is gone in a moment, too.
+            if wait_until(lambda: not self.server.alive(), _GONE_S):
+                return {}
+            raise NoAnswer(f"Envoy does not tell its routes: {error!r}") from None
+        rules = [r for t in tables for host in t["virtual_hosts"] for r in host["routes"]]
+        users = [r for r in rules if "headers" not in r["match"]]
+        found = [r.get("route", {}).get("weighted_clusters", {}).get("clusters", []) for r in users]
+        return {int(c["name"].removeprefix("v")): c["weight"] for each in found for c in each}
 
     def health(self) -> Health:
         """Whether users are let in. It does not take a controller to find out."""

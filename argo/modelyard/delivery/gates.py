@@ -147,10 +147,13 @@ class Trial:
         lower = self.level.greatest(self.bets, places["errors.lower"], -1.0)
         # Half of the test at 100 % went into stable's upper bound.
         alone = self.alone.e[0] / 2 if self.alone else 0.0
+        told = (
+            f"{k_c:.0f} of {n_c:.0f} failed at the candidate, {k_s:.0f} of {n_s:.0f} at stable; "
+            f"{between(lower, upper)} (margin {margin:.2%})"
+        )
         return self.level.verdict(
             "errors",
-            f"{k_c:.0f} of {n_c:.0f} failed at the candidate, {k_s:.0f} of {n_s:.0f} at stable; "
-            f"{between(lower, upper)} (margin {margin:.2%})",
+            told if n_s and n_c else "no requests to compare yet",
             e=max(self._harm("errors.harm"), float(alone)),
             proof=self._proofs("errors.upper")[margin],
             n=n_c,
@@ -194,8 +197,10 @@ class Trial:
         used, e = len(self.shape.edges), self._harm("scores.harm")
         n_s, k_s, n_c, k_c = self.bets.seen[-EDGES:][:used].T
         if not used or not n_s.all() or not n_c.all():
-            few = sum(self.shape.early.values()) < KNOWN
-            why = "no scores yet" if few or used else "all of stable's scores are in one bucket"
+            known, asked = sum(self.shape.early.values()), self.bets.seen[0][0]
+            why = "no scores yet" if known or used or not asked else "none came, of any request"
+            if known >= KNOWN and not used:
+                why = "all of stable's scores are in one bucket"
             return self.level.verdict("scores", why, e=e)
         theirs, ours = k_s / n_s, k_c / n_c
         shift = np.abs(ours - theirs)

@@ -34,6 +34,13 @@ class Summary:
     """of users, as the data plane counted them; so the copies of the shadow are not among them"""
     candidate_failures: int
     stable_downtime_s: float
+    stable_silent: bool = False
+    """whether stable did not answer at the last look"""
+
+
+def stable_down(s: Summary) -> str:
+    """How long stable was; empty where there was none."""
+    return "" if s.stable is None else f"{s.stable_downtime_s:g} s"
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,12 @@ def summed(found: Sequence[Look]) -> Summary:
         candidate_requests=sum(a.requests for a in live),
         candidate_failures=sum(a.failures for a in live),
         stable_downtime_s=round(_total([u.stable_downtime_s for u in users]), 2),
+        stable_silent=_silent(found[-1].evidence),
     )
+
+
+def _silent(seen: Evidence | None) -> bool:
+    return seen is not None and seen.stable is not None and not seen.stable.answers
 
 
 def turns(found: Sequence[Look]) -> list[Look]:

@@ -20,9 +20,10 @@ from typing import Any
 from modelyard.delivery import manifests
 from modelyard.delivery.manifests import FIELD_MANAGER, Manifest, Target
 from modelyard.delivery.policy import Kubernetes
-from modelyard.delivery.ports import Health, LockLost, Ports, Routes
+from modelyard.delivery.ports import Health, LockLost, NoAnswer, Ports, Routes
 from modelyard.delivery.prometheus import Prometheus
 from modelyard.documents import ReleaseEvent, UserError, image_digest
+from modelyard.documents.record import APPEND_ONLY
 
 _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 _DEPLOYMENT = ("apps/v1", "Deployment")
@@ -31,9 +32,13 @@ _LEASE = ("coordination.k8s.io/v1", "Lease")
 WORKFLOW = ("argoproj.io/v1alpha1", "Workflow")
 _FULL = 256 * 1024  # bytes of events after which the next event begins a new ConfigMap
 _LARGEST = 512 * 1024  # bytes of one event; a ConfigMap may have 1 MiB
+_ASIDE = "release-record-set-aside"
 _LEASE_S = 60
 _LIVE_S = 60  # within which a Gateway takes a route over
 _TRIES = 5
+_PATIENCE_S = 90.0  # for which an API server that does not answer is asked again
+_AGAIN_S = 1.0
+_CONNECT_S, _READ_S = 3.0, 10.0
 
 # A pod that waits for one of these does not get ready by waiting longer.
 _HOPELESS = {
@@ -75,22 +80,44 @@ class Cluster:
     """The objects of one namespace, as dicts.
 
     The cluster is the one that the process runs in, or KUBECONFIG's current context. Each
-    method raises UserError where the API server refuses or does not answer.
+    method asks again for a while where the API server does not answer, and raises UserError
+    where it refuses.
     """
 
-    def __init__(self, namespace: str) -> None:
-        from kubernetes import client, config, dynamic
+    def __init__(self, namespace: str, patience: float = _PATIENCE_S) -> None:
+        """Args: patience: s for which an API server that does not answer is asked again."""
+        from kubernetes import config, dynamic
 
         self.namespace = namespace
+        inside = "KUBERNETES_SERVICE_HOST" in os.environ
         try:
-            if "KUBERNETES_SERVICE_HOST" in os.environ:
-                config.load_incluster_config()
-            else:
-                config.load_kube_config()
+            config.load_incluster_config() if inside else config.load_kube_config()
         except config.ConfigException as error:
             raise UserError(f"no cluster: {error}; set KUBECONFIG") from None
-        with _refusals("reach the cluster"):
-            self._client = dynamic.DynamicClient(client.ApiClient())
+        self.may_write: Callable[[], None] = anybody_may
+        """called before each write; raises LockLost where this process may write no more"""
+        # From outside, what can't be reached at all is rather another cluster than was meant.
+        self._patience = patience if inside else 0.0
+        self._client = self._ask("reach the cluster", lambda: dynamic.DynamicClient(_api_client()))
+        self._patience = patience
+
+    def _ask(self, what: str, call: Callable[[], Any], writes: bool = False) -> Any:
+        """Raises: NoAnswer: the API server did not for all the time that one has patience."""
+        end, told = time.monotonic() + self._patience, False
+        while True:
+            if writes:
+                self.may_write()
+            try:
+                with _refusals(what):
+                    return call()
+            except NoAnswer as error:
+                if time.monotonic() >= end:
+                    raise
+                if not told:
+                    again = f"asking again for up to {self._patience:g} s"
+                    print(f"{error}; {again}", file=sys.stderr, flush=True)
+                told = True
+            time.sleep(_AGAIN_S)
 
     def apply(self, manifest: Manifest, *, force: bool = False) -> Manifest:
         """Server-side apply of the fields that the manifest has.
@@ -101,101 +128,124 @@ class Cluster:
         Raises:
             Conflict: another writer has a field that this changes, or keeps on writing.
         """
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        return self._ask(f"apply {kind} {name}", lambda: self._apply(manifest, force), writes=True)
+
+    def _apply(self, manifest: Manifest, force: bool) -> Manifest:
         from kubernetes.client import ApiException
 
         kind, name = (manifest["apiVersion"], manifest["kind"]), manifest["metadata"]["name"]
         message = ""
-        with _refusals(f"apply {kind[1]} {name}"):
-            for _ in range(_TRIES):
-                present = self.get(kind, name)
-                try:
-                    return self._apply(_seen(manifest, present), force)
-                except ApiException as error:
-                    if error.status != 409:
-                        raise
-                    message = api_message(error.body)
-                    if _managers(error.body):
-                        raise Conflict(f"can't apply {kind[1]} {name}: {message}") from None
-                    # Otherwise it was changed since it was read, as by a Gateway's status.
-            raise Conflict(
-                f"can't apply {kind[1]} {name}: something else changes it all the time: {message}"
-            )
-
-    def _apply(self, manifest: Manifest, force: bool) -> Manifest:
-        resource = self._resource(manifest["apiVersion"], manifest["kind"])
-        return resource.server_side_apply(
-            body=manifest,
-            name=manifest["metadata"]["name"],
-            namespace=self.namespace,
-            field_manager=FIELD_MANAGER,
-            force_conflicts=force,
-        ).to_dict()
+        for _ in range(_TRIES):
+            body = _seen(manifest, self.get(kind, name))
+            try:
+                return (
+                    self._resource(*kind)
+                    .server_side_apply(
+                        body=body,
+                        name=name,
+                        namespace=self.namespace,
+                        field_manager=FIELD_MANAGER,
+                        force_conflicts=force,
+                    )
+                    .to_dict()
+                )
+            except ApiException as error:
+                if error.status != 409:
+                    raise
+                message = api_message(error.body)
+                if _managers(error.body):
+                    raise Conflict(f"can't apply {kind[1]} {name}: {message}") from None
+                # Otherwise it was changed since it was read, as by a Gateway's status.
+        raise Conflict(
+            f"can't apply {kind[1]} {name}: something else changes it all the time: {message}"
+        )
 
     def get(self, kind: tuple[str, str], name: str) -> Manifest | None:
-        from kubernetes.client import ApiException
+        def call() -> Manifest:
+            return self._resource(*kind).get(name=name, namespace=self.namespace).to_dict()
 
-        with _refusals(f"get {kind[1]} {name}"):
-            try:
-                return self._resource(*kind).get(name=name, namespace=self.namespace).to_dict()
-            except ApiException as error:
-                if error.status == 404:
-                    return None
-                raise
+        return self._ask(f"get {kind[1]} {name}", lambda: _unless(404, call))
 
     def list(self, kind: tuple[str, str], labels: dict[str, str]) -> list[Manifest]:
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
-        with _refusals(f"list {kind[1]}"):
+
+        def call() -> list[Manifest]:
             found = self._resource(*kind).get(namespace=self.namespace, label_selector=selector)
             return found.to_dict()["items"]
 
-    def create(self, manifest: Manifest) -> Manifest | None:
-        """As it was made; None if an object of that name is there already."""
-        from kubernetes.client import ApiException
+        return self._ask(f"list {kind[1]}", call)
 
-        metadata = manifest["metadata"]
+    def create(self, manifest: Manifest) -> Manifest | None:
+        """As it was made; None if an object of that name is there already.
+
+        So it may be by this very call, if the answer was lost.
+        """
+        metadata, kind = manifest["metadata"], manifest["kind"]
         name = metadata.get("name") or metadata.get("generateName")
-        with _refusals(f"create {manifest['kind']} {name}"):
-            resource = self._resource(manifest["apiVersion"], manifest["kind"])
-            try:
-                return resource.create(body=manifest, namespace=self.namespace).to_dict()
-            except ApiException as error:
-                if error.status == 409:
-                    return None
-                raise
+
+        def call() -> Manifest:
+            resource = self._resource(manifest["apiVersion"], kind)
+            return resource.create(body=manifest, namespace=self.namespace).to_dict()
+
+        return self._ask(f"create {kind} {name}", lambda: _unless(409, call), writes=True)
 
     def replace(self, manifest: Manifest) -> bool:
-        """False if the object was changed since it was read (by its resourceVersion)."""
-        from kubernetes.client import ApiException
+        """False if the object was changed since it was read (by its resourceVersion).
 
-        with _refusals(f"replace {manifest['kind']} {manifest['metadata']['name']}"):
-            resource = self._resource(manifest["apiVersion"], manifest["kind"])
-            try:
-                resource.replace(body=manifest, namespace=self.namespace)
-            except ApiException as error:
-                if error.status == 409:
-                    return False
-                raise
+        So it may be by this very call, if the answer was lost.
+        """
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+
+        def call() -> bool:
+            resource = self._resource(manifest["apiVersion"], kind)
+            resource.replace(body=manifest, namespace=self.namespace)
             return True
 
-    def delete(self, manifest: Manifest) -> None:
-        from kubernetes.client import ApiException
+        done = self._ask(f"replace {kind} {name}", lambda: _unless(409, call), writes=True)
+        return done is True
 
-        name = manifest["metadata"]["name"]
-        with _refusals(f"delete {manifest['kind']} {name}"):
-            try:
-                self._resource(manifest["apiVersion"], manifest["kind"]).delete(
-                    name=name, namespace=self.namespace
-                )
-            except ApiException as error:
-                if error.status != 404:
-                    raise
+    def delete(self, manifest: Manifest) -> None:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+
+        def call() -> None:
+            resource = self._resource(manifest["apiVersion"], kind)
+            resource.delete(name=name, namespace=self.namespace)
+
+        self._ask(f"delete {kind} {name}", lambda: _unless(404, call), writes=True)
 
     def _resource(self, api_version: str, kind: str) -> Any:
         return self._client.resources.get(api_version=api_version, kind=kind)
 
 
-class NoAnswer(UserError):
-    """The API server can't be reached, or is not itself; asking again may help."""
+def anybody_may() -> None:
+    """Where there is no lock to lose."""
+
+
+def _api_client() -> Any:
+    """One that does not wait for ever."""
+    from kubernetes import client
+
+    class ApiClient(client.ApiClient):
+        def call_api(self, *arguments: Any, **options: Any) -> Any:
+            timeout = options.get("_request_timeout") or (_CONNECT_S, _READ_S)
+            return super().call_api(*arguments, **options | {"_request_timeout": timeout})
+
+    configuration = client.Configuration.get_default_copy()
+    configuration.retries = 1
+    return ApiClient(configuration)
+
+
+def _unless(status: int, call: Callable[[], Any]) -> Any:
+    """None where the API server refuses with this status."""
+    from kubernetes.client import ApiException
+
+    try:
+        return call()
+    except ApiException as error:
+        if error.status == status:
+            return None
+        raise
 
 
 class Conflict(UserError):
@@ -228,7 +278,8 @@ def _refusals(what: str) -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        kind = NoAnswer if (error.status or 500) >= 500 else UserError
+        status = error.status or 500
+        kind = NoAnswer if status >= 500 or status == 429 else UserError
         raise kind(f"can't {what}: {api_message(error.body) or error.reason}") from None
     except ResourceNotFoundError as error:
         raise UserError(f"can't {what}: the cluster has no such kind ({error})") from None
@@ -265,6 +316,9 @@ class GatewayRouter:
                 )
             time.sleep(1)
 
+    def serving(self) -> dict[int, int]:
+        return serving_of(self._target, self._cluster.get(_ROUTE, self._target.model))
+
     def _apply(self, route: Manifest, routes: Routes) -> None:
         """Only the way back to stable takes fields over from whoever else has written them."""
         try:
@@ -293,6 +347,18 @@ def route_of(target: Target, routes: Routes) -> Manifest | None:
     if routes.candidate is not None and routes.weight:
         return manifests.http_route(target, stable=routes.candidate)
     return None
+
+
+def serving_of(target: Target, route: Manifest | None) -> dict[int, int]:
+    """Version → weight, above 0, by the backends of an HTTPRoute."""
+    found: dict[int, int] = {}
+    for rule in ((route or {}).get("spec") or {}).get("rules") or []:
+        for backend in rule.get("backendRefs") or []:
+            prefix, _, version = backend["name"].rpartition("-v")
+            weight = backend.get("weight", 1)
+            if prefix == target.model and version.isdigit() and weight > 0:
+                found[int(version)] = found.get(int(version), 0) + weight
+    return found
 
 
 def route_problem(route: Manifest | None) -> str:
@@ -393,28 +459,46 @@ def is_approved(workflow: Manifest | None, node: str) -> bool:
 def health_of(deployment: Manifest | None, pods: list[Manifest], replicas: int) -> Health:
     """A version is ready when `replicas` pods of its newest template are available.
 
-    Fewer will do where it was deployed by a policy that asks for fewer.
+    Fewer will do where it was deployed by a policy that asks for fewer. It has not failed while
+    any of its pods is ready.
     """
     if deployment is None:
-        return Health(status="absent")
+        return Health(status="absent", detail="it has no Deployment", ready=0)
     status = deployment.get("status") or {}
     replicas = max(1, min(replicas, deployment["spec"].get("replicas", replicas)))
     seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    # Pods that are being deleted are not among these.
+    ready = status.get("readyReplicas") or 0
     updated = min(status.get("updatedReplicas") or 0, status.get("availableReplicas") or 0)
-    if seen and updated >= replicas:
-        return Health(status="ready")
+    if seen and updated >= replicas and ready:
+        return Health(status="ready", ready=ready)
+    why = _hopeless(pods) or (_stuck(status) if seen else "")
+    if why and not ready:
+        return Health(status="failed", detail=why, ready=0)
+    available = f"{updated} of {replicas} pods available"
+    return Health(
+        status="starting", detail=f"{available}; {why}" if why else available, ready=ready
+    )
+
+
+def _hopeless(pods: list[Manifest]) -> str:
+    """What a pod waits for in vain; empty if none does."""
     for pod in pods:
         for container in (pod.get("status") or {}).get("containerStatuses") or []:
             waiting = (container.get("state") or {}).get("waiting") or {}
             if waiting.get("reason") in _HOPELESS:
-                detail = f"{pod['metadata']['name']}: {waiting['reason']}: "
-                return Health(status="failed", detail=detail + (waiting.get("message") or ""))
+                what = f"{pod['metadata']['name']}: {waiting['reason']}"
+                return f"{what}: {waiting['message']}" if waiting.get("message") else what
+    return ""
+
+
+def _stuck(status: Manifest) -> str:
+    """Why a Deployment gets no further; empty if it may."""
     for condition in status.get("conditions") or []:
         failed = condition["type"] == "ReplicaFailure" and condition["status"] == "True"
-        stuck = condition.get("reason") == "ProgressDeadlineExceeded"
-        if seen and (failed or stuck):
-            return Health(status="failed", detail=condition.get("message") or "")
-    return Health(status="starting", detail=f"{updated} of {replicas} pods available")
+        if failed or condition.get("reason") == "ProgressDeadlineExceeded":
+            return condition.get("message") or condition["type"]
+    return ""
 
 
 class ConfigMapRecord:
@@ -431,7 +515,12 @@ class ConfigMapRecord:
     def _held(self) -> Iterator[None]:
         metadata = manifests.metadata(self._target, manifests.RELEASE)
         with Lease(self._cluster, metadata) as self._lease:
-            yield
+            # Whatever rides out an outage must not write once the lease has run out.
+            self._cluster.may_write = self._lease.check
+            try:
+                yield
+            finally:
+                self._cluster.may_write = anybody_may
 
     def lock(self) -> AbstractContextManager[None]:
         return self._held()
@@ -450,24 +539,44 @@ class ConfigMapRecord:
                 f"event {event.sequence} of release {event.release} has {size} bytes; "
                 f"a ConfigMap takes {_LARGEST}: have fewer slices"
             )
-        number = self._newest(event.release)
+        number, new = self._newest(event.release), event.sequence == 0
         while True:
             name = record_name(self._target.model, event.release, number)
-            if self._cluster.create(self._map(name) | {"data": {key: text}}):
-                break
-            present = self._cluster.get(_CONFIG_MAP, name) or self._map(name)
-            written = present.get("data") or {}
+            present = self._cluster.get(_CONFIG_MAP, name)
+            if present is None and not new:
+                raise UserError(f"ConfigMap {name} of the record is gone: who has deleted it?")
+            written = (present or {}).get("data") or {}
             if written.get(key) == text:
                 break  # by a controller that died then
-            if key not in written and is_full(written):
-                number += 1
+            if key in written:
+                raise LockLost(f"ConfigMap {name}: {key} was written by another controller")
+            if is_full(written):
+                number, new = number + 1, True
                 continue
-            # Refused if the map was changed since it was read.
-            grown = present | {"data": {**written, key: text}}
-            if key not in written and self._cluster.replace(grown):
-                break
-            raise LockLost(f"ConfigMap {name}: {key} was written by another controller")
+            # Refused if the map was made or changed since it was looked for.
+            grown = (present or self._map(name)) | {"data": {**written, key: text}}
+            if not (self._cluster.replace(grown) if present else self._cluster.create(grown)):
+                self._see(name, key, text)
+            break
         self._last = (event.release, number)
+
+    def _see(self, name: str, key: str, text: str) -> None:
+        """Raises: LockLost: what was refused is not there, as it is where the answer was lost."""
+        present = self._cluster.get(_CONFIG_MAP, name) or {}
+        if (present.get("data") or {}).get(key) != text:
+            raise LockLost(f"ConfigMap {name}: {key} was written by another controller")
+
+    def set_aside(self, sound: Callable[[list[ReleaseEvent]], bool]) -> list[str]:
+        """By a label, which `releases` does not look for."""
+        kept, aside = sorted_out(self._cluster.list(_CONFIG_MAP, self._labels), sound)
+        label = {"app.kubernetes.io/component": _ASIDE}
+        for each in aside:
+            metadata = each["metadata"]
+            moved = metadata | {"labels": metadata["labels"] | label}
+            whole = {"apiVersion": "v1", "kind": "ConfigMap"} | each
+            if not self._cluster.replace(whole | {"metadata": moved}):
+                raise UserError(f"ConfigMap {metadata['name']} was changed just now: try again")
+        return [f"ConfigMap {each['metadata']['name']}" for each in aside]
 
     def _newest(self, release: str) -> int:
         """Of a release's ConfigMaps, so that an append asks for no other."""
@@ -517,16 +626,33 @@ def releases_of(config_maps: list[Manifest]) -> list[list[ReleaseEvent]]:
         events.sort(key=lambda event: event.sequence)
         if len({event.sequence for event in events}) < len(events):
             raise UserError(
-                f"release {release}: an event is in its ConfigMaps twice; a record is "
-                "append-only: restore it, or delete all of the release's ConfigMaps"
+                f"release {release}: an event is in its ConfigMaps twice; {APPEND_ONLY}"
             )
         missing = set(range(events[-1].sequence)) - {event.sequence for event in events}
         if missing:
             raise UserError(
                 f"release {release}: event {min(missing)} is missing from its ConfigMaps; "
-                "a record is append-only: restore it, or delete all of the release's ConfigMaps"
+                f"{APPEND_ONLY}"
             )
     return sorted(found.values(), key=lambda events: (events[0].time, events[0].release))
+
+
+def sorted_out(
+    config_maps: list[Manifest], sound: Callable[[list[ReleaseEvent]], bool]
+) -> tuple[list[Manifest], list[Manifest]]:
+    """Those of releases that can be read together and are sound, and the others."""
+    parts: dict[str, list[Manifest]] = {}
+    for each in sorted(config_maps, key=lambda each: each["metadata"]["name"]):
+        parts.setdefault(each["metadata"]["name"].rpartition("-")[0], []).append(each)
+    kept: list[Manifest] = []
+    aside: list[Manifest] = []
+    for part in parts.values():
+        try:
+            fine = all(map(sound, releases_of([*kept, *part])))
+        except UserError:
+            fine = False
+        (kept if fine else aside).extend(part)
+    return kept, aside
 
 
 class Lease:
@@ -572,18 +698,41 @@ class Lease:
             self._until = until
 
     def _take(self) -> None:
-        until = time.monotonic() + _LEASE_S
+        """A holder is waited for until it is seen to renew the lease, or to let it run out.
+
+        By this process's clock alone: those of two machines may differ.
+        """
         lease = {"apiVersion": _LEASE[0], "kind": _LEASE[1], "metadata": self._metadata}
-        spec = {"spec": _lease_spec(self.holder)}
-        if not self._cluster.create(lease | spec):
-            present = self._cluster.get(_LEASE, self._name) or lease
-            other = lease_holder(present, datetime.now(UTC))
-            if other is not None or not self._cluster.replace(present | spec):
+        seen, since = "", time.monotonic()
+        while True:
+            until = time.monotonic() + _LEASE_S
+            mine = {"spec": _lease_spec(self.holder)}
+            if self._cluster.create(lease | mine):
+                break
+            present = self._cluster.get(_LEASE, self._name)
+            if present is None:
+                continue
+            holder, version = lease_holder(present), present["metadata"]["resourceVersion"]
+            if holder == self.holder:
+                break  # the answer was lost
+            if holder and seen not in ("", version):
                 raise UserError(
-                    f"{other or 'another controller'} is releasing in namespace "
-                    f"{self._cluster.namespace}; wait for it to end (a controller that died "
-                    f"lets go after {_LEASE_S} s)"
+                    f"{holder} is releasing in namespace {self._cluster.namespace}; "
+                    "wait for it to end"
                 )
+            if not seen and holder:
+                seen, since = version, time.monotonic()
+                print(
+                    f"{holder} has the lease {self._name}: waiting to see whether it is at work, "
+                    f"for up to {_LEASE_S} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            if not holder or time.monotonic() - since > _LEASE_S:
+                if self._cluster.replace(present | mine):
+                    break
+                continue
+            time.sleep(_AGAIN_S)
         self._until = until
 
     def _keep(self) -> None:
@@ -597,10 +746,6 @@ def _lease_spec(holder: str) -> Manifest:
     return {"holderIdentity": holder, "leaseDurationSeconds": _LEASE_S, "renewTime": now}
 
 
-def lease_holder(lease: Manifest, now: datetime) -> str | None:
-    """Who holds a lease; None if nobody does, or its holder has not renewed it."""
-    spec = lease.get("spec") or {}
-    if not spec.get("holderIdentity") or not spec.get("renewTime"):
-        return None
-    age = now - datetime.fromisoformat(spec["renewTime"])
-    return spec["holderIdentity"] if age.total_seconds() < _LEASE_S else None
+def lease_holder(lease: Manifest) -> str:
+    """Who holds a lease, dead or alive; empty if nobody does."""
+    return (lease.get("spec") or {}).get("holderIdentity") or ""

@@ -8,7 +8,7 @@ controller runs.
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from modelyard.delivery.ports import Health, Ports, Routes
 from modelyard.delivery.processes import Server, free_port, wait_until
 from modelyard.delivery.reference import read_reference
 from modelyard.delivery.shadow import ShadowReplay
-from modelyard.documents import ReleaseEvent, UserError
+from modelyard.documents import ReleaseEvent, UserError, read_record
 from modelyard.documents import releases as read_releases
 
 STATE = Path(".modelyard")
@@ -119,17 +119,19 @@ class BentoRuntime:
         server = self._server(version)
         facts = server.facts
         if facts is None:
-            return Health(status="absent", detail=f"version {version} is not running")
+            return Health(status="absent", detail=f"version {version} is not running", ready=0)
         if not server.alive():
-            tail = server.log_tail()
-            return Health(status="failed", detail=f"its server ended; the end of its log:\n{tail}")
+            ended = f"its server ended; the end of its log:\n{server.log_tail()}"
+            return Health(status="failed", detail=ended, ready=0)
         url = f"http://127.0.0.1:{facts['port']}"
         try:
             reply = self._client.get(f"{url}/readyz")
         except httpx.HTTPError as error:
-            return self._starting(server, f"{type(error).__name__} at {url}/readyz")
+            # One that is busy answers late: that is not to be silent.
+            ready = None if isinstance(error, httpx.ReadTimeout) else 0
+            return self._starting(server, f"{type(error).__name__} at {url}/readyz", ready)
         if reply.status_code != 200:
-            return self._starting(server, f"{url}/readyz says {reply.status_code}")
+            return self._starting(server, f"{url}/readyz says {reply.status_code}", 0)
         return self._identify(version, url, server)
 
     def stop(self, version: int) -> None:
@@ -165,25 +167,26 @@ class BentoRuntime:
     def _server(self, version: int) -> Server:
         return Server(self.folder / f"v{version}")
 
-    def _starting(self, server: Server, what: str) -> Health:
-        return Health(status="starting", detail=f"{what}; the end of its log:\n{server.log_tail()}")
+    def _starting(self, server: Server, what: str, ready: int | None) -> Health:
+        detail = f"{what}; the end of its log:\n{server.log_tail()}"
+        return Health(status="starting", detail=detail, ready=ready)
 
     def _identify(self, version: int, url: str, server: Server) -> Health:
         """Ready, if it says that it is the version that it should be."""
         token = (server.facts or {}).get("token", "")
         if token in self._identified:
-            return Health(status="ready")
+            return Health(status="ready", ready=1)
         try:
             reply = self._client.get(f"{url}/model")
             says = reply.raise_for_status().json()["version"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            return self._starting(server, f"{url}/model: {type(error).__name__}: {error}")
+            return self._starting(server, f"{url}/model: {type(error).__name__}: {error}", None)
         if says != version:
             return Health(
                 status="failed", detail=f"the server of version {version} says it is {says}"
             )
         self._identified.add(token)
-        return Health(status="ready")
+        return Health(status="ready", ready=1)
 
 
 class EnvoyRouter:
@@ -195,6 +198,9 @@ class EnvoyRouter:
     def route(self, routes: Routes) -> None:
         used = [v for v in (routes.stable, routes.candidate) if v is not None]
         self._runtime.envoy.apply(routes, {v: self._runtime.port(v) for v in used})
+
+    def serving(self) -> dict[int, int]:
+        return self._runtime.envoy.serving()
 
 
 class FileRecord:
@@ -231,6 +237,8 @@ class FileRecord:
     def append(self, event: ReleaseEvent) -> None:
         path = self.folder / f"{event.release}.jsonl"
         try:
+            if event.sequence and not path.exists():
+                raise UserError(f"the release record {path} is gone: who has removed it?")
             _drop_cut_line(path)
             with path.open("a") as file:
                 file.write(event.model_dump_json(exclude_none=False) + "\n")
@@ -238,6 +246,18 @@ class FileRecord:
                 os.fsync(file.fileno())
         except OSError as error:
             raise UserError(f"can't write the release record {path}: {error.strerror}") from None
+
+    def set_aside(self, sound: Callable[[list[ReleaseEvent]], bool]) -> list[str]:
+        """By another ending, which `releases` does not look for."""
+        aside = []
+        for path in sorted(self.folder.glob("*.jsonl")):
+            try:
+                fine = sound(read_record(path))
+            except UserError:
+                fine = False
+            if not fine:
+                aside.append(path.rename(path.with_suffix(".jsonl.set-aside")))
+        return list(map(str, aside))
 
 
 def _drop_cut_line(path: Path) -> None:

@@ -28,7 +28,7 @@ from modelyard.delivery.harm import Outlook
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Evidence, Routes
 from modelyard.documents import ReleaseEvent, UserError
-from modelyard.documents.record import Decision, Phase
+from modelyard.documents.record import APPEND_ONLY, Decision, Phase
 
 RECENT = 8
 """looks over which traffic must have come in, and its rate is taken"""
@@ -164,6 +164,7 @@ def begin(
     time: float,
     policy: Policy,
     provenance: Provenance | None = None,
+    reason: str = "",
 ) -> ReleaseEvent:
     """The first line of a release's record."""
     return ReleaseEvent(
@@ -176,7 +177,8 @@ def begin(
         weight=0,
         policy=policy.model_dump(mode="json"),
         **vars(provenance or Provenance()),
-        reason=f"version {candidate}" + (f" against stable {stable}" if stable else ", the first"),
+        reason=reason
+        or f"version {candidate}" + (f" against stable {stable}" if stable else ", the first"),
     )
 
 
@@ -197,6 +199,7 @@ def replay(events: Iterable[ReleaseEvent], judged: bool = True) -> State:
         first.stable,
         since=first.time,
         sequence=1,
+        reason=first.reason,
         policy=_policy(first) if judged and not ended else None,
     )
     return functools.reduce(apply, rest, state)
@@ -363,10 +366,7 @@ def _check_verdicts(state: State, event: ReleaseEvent, verdicts: tuple[Verdict, 
         for name, value in verdict.items()
     )
     if not same:
-        raise UserError(
-            f"{where}: its e-values do not follow from its counts; a record is not to be edited: "
-            "restore it, or move it away to start a new release"
-        )
+        raise UserError(f"{where}: its e-values do not follow from its counts; {APPEND_ONLY}")
     if event.weight <= state.weight or state.stable is None or event.phase == "rollback":
         return
     if not verdicts or any(v.outcome == "fail" for v in verdicts):
@@ -473,6 +473,11 @@ def exposure(state: State, counts: Counts) -> tuple[Arm, Arm]:
 
 def _unclear(evidence: Evidence, state: State, verdicts: tuple[Verdict, ...]) -> str | None:
     """Why nothing can be decided by this look; None if something can."""
+    if evidence.candidate.silent:
+        until = ": it gets no users until one is" if state.phase == "canary" else ""
+        return f"no server of version {state.candidate} is ready{until}"
+    if evidence.stable is not None and evidence.stable.silent:
+        return f"no server of stable version {state.stable} is ready"
     if not verdicts or evidence.counts is None:
         return "no evidence: " + (evidence.note or "the counts are old or began anew")
     if not _stable_ready(evidence) or evidence.candidate.status != "ready":
@@ -649,6 +654,9 @@ def _promote(policy: Policy, evidence: Evidence, state: State) -> Action:
         return roll_back(f"the candidate's servers ended at 100 %: {evidence.candidate.detail}")
     if _elapsed(evidence, state) > policy.deploy.max_duration:
         return roll_back("the candidate stopped answering at 100 %")
+    if evidence.candidate.silent and _stable_ready(evidence):
+        why = f"no server of version {state.candidate} is ready: users get version {state.stable}"
+        return Action("promote", 100, f"{why} until one is")
     return Action("promote", 100, "waiting for the candidate to answer")
 
 
@@ -656,7 +664,10 @@ def _rollback(policy: Policy, evidence: Evidence, state: State) -> Action:
     if state.stable is None or _stable_ready(evidence):
         return Action("done", 0, state.reason, "rolled_back")
     if _elapsed(evidence, state) > policy.deploy.max_duration:
-        return Action("done", 0, f"{state.reason}; stable does not answer either", "rolled_back")
+        why = "stable does not answer either"
+        if evidence.candidate.answers:
+            why = f"stable does not answer: who gets version {state.candidate} keeps it until then"
+        return Action("done", 0, f"{state.reason}; {why}", "rolled_back")
     return Action("rollback", 0, state.reason)
 
 

@@ -5,6 +5,7 @@ ports. Every method is idempotent: a controller that died is started again, read
 record, and does the last step once more.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
@@ -92,6 +93,18 @@ class Health(_Frozen):
     status: Literal["absent", "starting", "ready", "failed"]
     detail: str = ""
     """for people: why it failed, such as the end of the server's log"""
+    ready: int | None = None
+    """servers that can take a request now, also where `status` wants more; None: not known"""
+
+    @property
+    def answers(self) -> bool:
+        """Whether a server of it answers, for sure."""
+        return self.status == "ready" or bool(self.ready)
+
+    @property
+    def silent(self) -> bool:
+        """Whether none does, for sure."""
+        return self.status == "absent" or self.ready == 0
 
 
 class Users(_Frozen):
@@ -143,6 +156,13 @@ class Router(Protocol):
         """
         ...
 
+    def serving(self) -> dict[int, int]:
+        """Who gets users now, whoever has made it so: version → weight, above 0.
+
+        Empty where nobody does, or none of this model's versions.
+        """
+        ...
+
 
 class Runtime(Protocol):
     """Runs the servers of versions."""
@@ -188,6 +208,10 @@ class Source(Protocol):
         ...
 
 
+class NoAnswer(UserError):
+    """What a port stands for can't be reached, or is not itself; asking again may help."""
+
+
 class LockLost(UserError):
     """The environment may be another controller's by now: leave everything as it is."""
 
@@ -224,6 +248,15 @@ class Record(Protocol):
 
         Raises:
             UserError: it can't be written.
+        """
+        ...
+
+    def set_aside(self, sound: Callable[[list[ReleaseEvent]], bool]) -> list[str]:
+        """Take out of the record, and keep beside it, each release that can't be read or is not
+        `sound`.
+
+        Returns:
+            where they are now, for people.
         """
         ...
 

@@ -15,7 +15,7 @@ from modelyard.delivery.gates import Verdict
 from modelyard.delivery.machine import State, exposure
 from modelyard.delivery.policy import Ramp
 from modelyard.delivery.ports import Arm, Counts, Evidence
-from modelyard.delivery.words import duration, figure, happened, interval, number
+from modelyard.delivery.words import duration, happened, interval, limit, seen, weighed
 
 _EVERY_S = 5.0
 """between two plain lines"""
@@ -138,8 +138,9 @@ class Progress:
         rows = ((f"v{state.stable} (stable)", stable, rates[0]),
                 (f"v{state.candidate} (candidate)", candidate, rates[1]))  # fmt: skip
         for name, arm, rate in rows:
-            failed = Text(f"{arm.failures:,} failed", style="red" if arm.failures else "")
-            table.add_row(name, f"{arm.requests:,} requests", f"{rate:.0f}/s", failed)
+            style = "red" if arm and arm.failures else ""
+            requests, a_second, failed = (*_answers(arm, rate), "", "")[:3]
+            table.add_row(name, requests, a_second, Text(failed, style=style))
         return table
 
 
@@ -167,9 +168,9 @@ def _cells(v: Verdict, signs: bool) -> dict[str, str]:
         "gate": v.gate,
         "now": _now(v),
         "": _scale(v, signs),
-        "seen": figure(v.estimate, v.unit),
+        "seen": seen(v),
         "surely within": interval(v),
-        "limit": figure(v.limit, v.unit),
+        "limit": limit(v),
         "against it": weighed(v),
     }
     return cells if signs else {name: text.replace("×", "x") for name, text in cells.items()}
@@ -189,16 +190,11 @@ def _now(v: Verdict) -> str:
     return "FAIL" if v.outcome == "fail" else "pass"
 
 
-def weighed(v: Verdict) -> str:
-    """`1.2 of 800`: the e-value and what it takes."""
-    return f"{number(v.e)} of {number(v.threshold)}" if v.threshold else number(v.e)
-
-
 def _scale(v: Verdict, signs: bool) -> str:
     """Where a gate is: `├───●──┤`, and its limit, two thirds from the left in every row."""
     if v.limit is None or v.estimate is None:
         return ""
-    line, ends, dot, limit = ("─", "├┤", "●", "│") if signs else ("-", "[]", "o", "|")
+    line, ends, dot, mark = ("─", "├┤", "●", "│") if signs else ("-", "[]", "o", "|")
     span = max(abs(v.limit - (1.0 if v.unit == "ratio" else 0.0)), 0.02)
     begin = v.limit - 2 * span
 
@@ -210,7 +206,7 @@ def _scale(v: Verdict, signs: bool) -> str:
     cells = [" "] * _SCALE
     cells[lower : upper + 1] = line * (upper + 1 - lower)
     cells[lower], cells[upper] = ends
-    cells[place(v.limit)] = limit
+    cells[place(v.limit)] = mark
     cells[place(v.estimate)] = dot
     return "".join(cells)
 
@@ -220,16 +216,26 @@ def plain(state: State, evidence: Evidence, rates: tuple[float, float]) -> str:
     parts = [f"{state.phase} {state.weight} %" if state.phase == "canary" else state.phase]
     if state.phase in ("shadow", "canary"):
         both = zip((state.stable, state.candidate), _exposure(state, evidence), rates, strict=True)
-        parts += [
-            f"v{name} {arm.requests} requests, {rate:.0f}/s, {arm.failures} failed"
-            for name, arm, rate in both
-        ]
-    parts += [
-        f"{v.gate} {figure(v.estimate, v.unit)} {interval(v)} of {figure(v.limit, v.unit)}, "
-        f"e {weighed(v)}, {_now(v)}"
-        for v in verdicts(state)
-    ]
+        parts += [f"v{name} {', '.join(_answers(arm, rate))}" for name, arm, rate in both]
+    parts += map(_gate, verdicts(state))
     return " | ".join([*parts, *filter(None, [spent(state)]), state.reason])
+
+
+def _answers(arm: Arm | None, rate: float) -> tuple[str, ...]:
+    """What a version answered at this weight: requests, how many a second, failures."""
+    if arm is None:
+        return ("not counted yet",)
+    if not arm.requests:
+        return ("no requests",)
+    return f"{arm.requests:,} requests", f"{rate:.0f}/s", f"{arm.failures:,} failed"
+
+
+def _gate(v: Verdict) -> str:
+    """A gate for a log."""
+    e = f", e {weighed(v)}" if weighed(v) else ""
+    if v.estimate is None:
+        return f"{v.gate}: {v.text}{e}"
+    return f"{v.gate} {seen(v)} {interval(v)} of {limit(v)}{e}, {_now(v)}"
 
 
 def verdicts(state: State) -> tuple[Verdict, ...]:
@@ -250,7 +256,8 @@ def _ramp(state: State) -> Ramp | None:
     return state.policy.canary.ramp if state.policy else None
 
 
-def _exposure(state: State, evidence: Evidence) -> tuple[Arm, Arm]:
+def _exposure(state: State, evidence: Evidence) -> tuple[Arm | None, Arm | None]:
+    """What was counted at this weight so far; None before there is anything to compare with."""
     if evidence.counts is None or state.baseline is None:
-        return Arm(), Arm()
+        return None, None
     return exposure(state, evidence.counts)

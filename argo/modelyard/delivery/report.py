@@ -18,6 +18,7 @@ from modelyard.delivery.history import (
     Summary,
     looks,
     points,
+    stable_down,
     summed,
     tracks,
     turns,
@@ -29,11 +30,13 @@ from modelyard.delivery.processes import write_atomically
 from modelyard.delivery.sequential import rate_bound
 from modelyard.delivery.words import (
     GATES,
+    against,
     duration,
-    figure,
     happened,
     interval,
+    limit,
     number,
+    seen,
     share,
     standing,
 )
@@ -89,17 +92,17 @@ def _row(s: Summary, began: float, pictured: bool) -> str:
     return (
         f"<tr><td>{name}<td>{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M:%S}<td>{_badge(s)}"
         f"<td>{_text(s.reason)}<td class='n'>{duration(s.seconds)}<td class='n'>{s.requests:,}"
-        f"<td class='n'>{s.failed_requests:,}<td class='n'>{s.stable_downtime_s:g} s</tr>"
+        f"<td class='n'>{s.failed_requests:,}<td class='n'>{stable_down(s)}</tr>"
     )
 
 
 def _section(s: Summary, found: Sequence[Look]) -> str:
-    against = f" against v{s.stable}" if s.stable else ""
+    than = f" against v{s.stable}" if s.stable else ""
     shown = points(found)
     parts = [_facts(s), _traffic(s, found, shown), _gates(found, shown), _slices(found),
              _largest(s, found), _decisions(found), _policy(found)]  # fmt: skip
     return (
-        f"<section id='{_text(s.release)}'><h2>v{s.version}{against} {_badge(s)}</h2>"
+        f"<section id='{_text(s.release)}'><h2>v{s.version}{than} {_badge(s)}</h2>"
         f"<p class='why'>{_text(s.reason)}</p>{''.join(parts)}</section>"
     )
 
@@ -120,14 +123,15 @@ def _facts(s: Summary) -> str:
         "stable was down": f"{s.stable_downtime_s:g} s",
     }
     if s.stable is None:
-        del facts[f"answered by v{s.version}"], facts[f"failed by v{s.version}"]
+        for fact in (f"answered by v{s.version}", f"failed by v{s.version}", "stable was down"):
+            del facts[fact]
     cells = "".join(f"<div><b>{value}</b> {name}</div>" for name, value in facts.items())
     return f"<div class='facts'>{cells}</div>"
 
 
 def _traffic(s: Summary, found: Sequence[Look], shown: Sequence[Point]) -> str:
     """What users got, over time."""
-    if len(shown) < 2:
+    if len(shown) < 2 or s.stable is None:
         return "<p class='note'>No traffic to compare.</p>"
     policy, pictures = _read_policy(found), Pictures(found, shown)
     ours, theirs = f"v{s.version} (candidate)", f"v{s.stable} (stable)"
@@ -179,8 +183,7 @@ def _gates(found: Sequence[Look], traffic: Sequence[Point]) -> str:
 
 
 def _figures(v: Verdict) -> str:
-    cells = (figure(v.estimate, v.unit), interval(v), figure(v.limit, v.unit), number(v.e),
-             number(v.threshold))  # fmt: skip
+    cells = (seen(v), interval(v), limit(v), against(v), number(v.threshold))
     numbers = "".join(f"<td class='n'>{cell}" for cell in cells)
     return f"<tr><td>{_name(v)}<td>{_outcome(v)}{numbers}</tr>"
 

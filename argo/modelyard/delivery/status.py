@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -9,9 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from modelyard.delivery.gates import Verdict
-from modelyard.delivery.history import Summary, looks, newest_verdicts, summed, turns
+from modelyard.delivery.history import (
+    Summary,
+    looks,
+    newest_verdicts,
+    stable_down,
+    summed,
+    turns,
+)
 from modelyard.delivery.ports import Health
 from modelyard.delivery.progress import gates
+from modelyard.delivery.shares import told
 from modelyard.delivery.words import duration
 from modelyard.documents import ReleaseEvent
 
@@ -42,6 +51,8 @@ class Status:
     environment: str
     stable: int | None
     servers: Mapping[int, Health]
+    serving: Mapping[int, int]
+    """version → weight, above 0, of those that get users by the route"""
     envoy: Health | None
     """None on Kubernetes"""
     url: str | None
@@ -55,6 +66,7 @@ class Status:
             "environment": self.environment,
             "stable": self.stable,
             "servers": {str(v): health.status for v, health in self.servers.items()},
+            "serving": {str(v): weight for v, weight in self.serving.items()},
             "down": self.down(),
             "envoy": self.envoy.status if self.envoy else None,
             "unfinished": asdict(self.unfinished) if self.unfinished else None,
@@ -89,6 +101,7 @@ def status(
     servers: Mapping[int, Health],
     envoy: Health | None,
     url: str | None,
+    serving: Mapping[int, int] = MappingProxyType({}),
 ) -> Status:
     """Of all records of an environment, oldest release first, and of what runs."""
     newest = releases[-1][-1] if releases else None
@@ -96,6 +109,7 @@ def status(
         environment=environment,
         stable=newest.stable if newest else None,
         servers=servers,
+        serving=serving,
         envoy=envoy,
         url=url,
         releases=tuple(summed(looks(events)) for events in releases),
@@ -126,6 +140,8 @@ def show(found: Status, console: Console, now: float) -> None:
     if found.unfinished:
         _show_unfinished(found.unfinished, console, now)
     lines = [f"stable: {found.stable or 'none'}"]
+    if found.serving:
+        lines.append(told(found.serving))
     lines += [f"version {v}: {health.status}" for v, health in found.servers.items()]
     if found.url and found.envoy and found.envoy.status == "ready":
         lines.append(f"users: {found.url}")
@@ -159,7 +175,7 @@ def table(found: Sequence[Summary]) -> Table:
             duration(s.seconds),
             f"{s.requests:,}",
             Text(f"{s.failed_requests:,}", style="red" if s.failed_requests else ""),
-            f"{s.stable_downtime_s:g} s",
+            stable_down(s),
         )
     return shown
 
@@ -172,14 +188,17 @@ def outcome(s: Summary) -> str:
         "rolled_back": f"version {s.version} is rolled back: all users get version {s.stable}",
         "held": f"version {s.version} is held: the evidence is inconclusive",
     }
-    told = ends[s.decision] if s.decision else f"version {s.version} is not decided yet"
+    ends_as = ends[s.decision] if s.decision else f"version {s.version} is not decided yet"
     if s.decision == "rolled_back" and s.stable is None:
-        told = f"version {s.version} is rolled back; there is no version to serve users"
+        ends_as = f"version {s.version} is rolled back; nobody is served: it was the first version"
+    elif s.decision == "rolled_back" and s.stable_silent:
+        ends_as = f"version {s.version} is rolled back, but version {s.stable} does not answer"
     harm = f", {_of(s)} at version {s.version}" if s.failed_requests else ""
     down = f"down for {s.stable_downtime_s:g} s" if s.stable_downtime_s else "never down"
+    stable = "" if s.stable is None else f"; stable was {down}"
     return (
-        f"{told}\nwhy: {s.reason} (after {duration(s.seconds)})\n"
-        f"users: {s.requests:,} requests, {s.failed_requests:,} failed{harm}; stable was {down}"
+        f"{ends_as}\nwhy: {s.reason} (after {duration(s.seconds)})\n"
+        f"users: {s.requests:,} requests, {s.failed_requests:,} failed{harm}{stable}"
     )
 
 

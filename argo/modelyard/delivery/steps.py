@@ -9,7 +9,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
-from modelyard.delivery.controller import Controller, Unchanged
+from modelyard.delivery.controller import Controller
 from modelyard.delivery.machine import Provenance, State
 from modelyard.delivery.policy import Kubernetes, Local, Policy
 from modelyard.documents import UserError
@@ -57,7 +57,7 @@ def take(
         if following(state, place) is not Next.done:
             return state
         return controller.advance(state)
-    state = _begun(controller, version)
+    state = controller.begun(version)
     if name is StepName.watch:
         return controller.watch(state, _waiting(place, workflow))
     if name is StepName.promote:
@@ -100,15 +100,6 @@ def deadline(policy: Policy) -> int:
 
 def asks_for_approval(place: Place) -> bool:
     return isinstance(place, Kubernetes) and place.approval
-
-
-def _begun(controller: Controller, version: int) -> State:
-    state = controller.last()
-    if state is not None and state.candidate == version:
-        return state
-    if state is not None and state.stable == version and state.phase == "done":
-        raise Unchanged(f"version {version} is the stable version already; it serves")
-    raise UserError(f"no release of version {version} has begun: run step deploy first")
 
 
 def _waiting(place: Place, workflow: str | None) -> Callable[[], bool]:

@@ -106,7 +106,7 @@ class ClusterApi:
     def __init__(self, namespace: str) -> None:
         from modelyard.delivery.kubernetes import Cluster
 
-        self._cluster = Cluster(namespace)
+        self._cluster = Cluster(namespace, patience=0)  # `follow` asks on by itself
 
     def create(self, workflow: Manifest) -> str:
         made = self._cluster.create(workflow)

@@ -61,6 +61,27 @@ def figure(value: float | None, unit: str) -> str:
     return share(value) if unit == "share" else f"{value:.2f}×"
 
 
+def seen(verdict: Verdict) -> str:
+    """A gate's estimate."""
+    return "none yet" if verdict.estimate is None else figure(verdict.estimate, verdict.unit)
+
+
+def limit(verdict: Verdict) -> str:
+    """A gate's limit; empty where it is not known before something was measured."""
+    return "" if verdict.limit is None else figure(verdict.limit, verdict.unit)
+
+
+def against(verdict: Verdict) -> str:
+    """The e-value against a candidate; empty where it says nothing, since nothing was measured."""
+    return "" if verdict.estimate is None and verdict.e == 1 else number(verdict.e)
+
+
+def weighed(verdict: Verdict) -> str:
+    """`1.2 of 800`: the e-value and what it takes."""
+    found = against(verdict)
+    return f"{found} of {number(verdict.threshold)}" if found and verdict.threshold else found
+
+
 def interval(verdict: Verdict) -> str:
     """`-0.4 % to 0.9 %`, `up to 0.9 %`, `over 3.0 %`; empty where there is no bound yet."""
     lower, upper = bounds(verdict)
@@ -118,6 +139,8 @@ def happened(event: ReleaseEvent | State) -> str:
         case "promote":
             return f"all users get {ours}"
         case "rollback":
+            if event.stable is None:
+                return f"nobody is served: {ours} was the first version"
             return f"all users get {theirs} again"
         case _:
             return _ENDED[event.decision or "held"].format(ours=ours, weight=event.weight)

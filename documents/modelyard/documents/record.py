@@ -12,6 +12,13 @@ Decision = Literal["bootstrapped", "promoted", "rolled_back", "held"]
 Phase = Literal["preflight", "deploy", "shadow", "canary", "promote", "rollback", "done"]
 
 
+APPEND_ONLY = (
+    "a record is append-only: restore it, or say which version serves (N), and what can't be read "
+    "is set aside: `modelyard release adopt --env ENV --version N`"
+)
+"""what to do about one that was edited"""
+
+
 class ReleaseEvent(BaseModel):
     """One line of a record. `decision` is set in the last line only."""
 
@@ -63,8 +70,7 @@ def read_record(path: Path) -> list[ReleaseEvent]:
             raise UserError(f"{path}:{number}: not a release event ({what})") from None
         if event.sequence != number - 1:
             raise UserError(
-                f"{path}:{number}: event {event.sequence} where {number - 1} was due; "
-                "a record is append-only: restore it, or move it away to start a new release"
+                f"{path}:{number}: event {event.sequence} where {number - 1} was due; {APPEND_ONLY}"
             )
         events.append(event)
     return events
