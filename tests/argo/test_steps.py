@@ -77,6 +77,23 @@ def test_the_stable_version_needs_no_step(second: Controller, name: StepName) ->
         take(name, second, 1, PLACE, NOBODY)
 
 
+def test_another_policy_in_the_middle_decides_nothing_and_can_be_rolled_back(
+    second: Controller,
+) -> None:
+    """As where the object in the namespace was changed meanwhile."""
+    for name in (StepName.deploy, StepName.shadow):
+        take(name, second, 2, PLACE, NOBODY)
+    policy = POLICY.model_copy(update={"alpha": 0.02})
+    for name in (StepName.deploy, StepName.shadow, StepName.canary, StepName.promote):
+        other = Controller(second.ports, policy)
+        with pytest.raises(UserError, match="the policy is not the one that release"):
+            take(name, other, 2, PLACE, NOBODY)
+    state = second.last()
+    assert state is not None and state.phase == "shadow"
+    ended = Controller(second.ports, policy).roll_back("asked for")
+    assert ended is not None and (ended.decision, ended.stable) == ("rolled_back", 1)
+
+
 def test_a_version_that_nobody_deployed(second: Controller) -> None:
     with pytest.raises(UserError, match="no release of version 2 has begun: run step deploy"):
         take(StepName.shadow, second, 2, PLACE, NOBODY)

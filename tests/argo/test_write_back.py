@@ -35,7 +35,7 @@ def event(sequence: int, **changes: Any) -> ReleaseEvent:
 VERDICT = {"gate": "errors", "outcome": "fail", "text": "9 of 90 failed", "e": 2000.0}
 COUNTS = {"time": 1.0, "epoch": "1", "stable": {"requests": 900}}
 RELEASE = [
-    event(0, phase="preflight", weight=0, reason="version 2 against stable 1"),
+    event(0, phase="preflight", weight=0, digest=DIGEST, reason="version 2 against stable 1"),
     event(1, reason="all gates pass"),
     event(2, reason="still looking"),
     event(
@@ -96,6 +96,7 @@ def test_a_rollback_becomes_a_branch(origin: Path) -> None:
 
     told = json.loads(shown(origin, "argo/releases/production-20261121T050000-v2.json"))
     assert told["decision"] == "rolled_back" and told["stable"] == 1
+    assert told["digest"] == DIGEST
     assert [turn["phase"] for turn in told["turns"]] == ["preflight", "canary", "rollback", "done"]
     assert told["turns"][2]["verdicts"] == [VERDICT]
     assert told["turns"][2]["candidate"] == {"requests": 90, "failures": 9}

@@ -123,7 +123,8 @@ def check_policy(policy: Policy, state: State) -> None:
     if policy != state.policy and state.phase != "rollback":
         raise UserError(
             f"the policy is not the one that release {state.release} began with: put "
-            "argo/release.yaml back as it was, or end the release with "
+            "argo/release.yaml back as it was (in a cluster: the ConfigMap modelyard-release), or "
+            "end the release with "
             f"`modelyard release step rollback --env ENV --candidate {state.candidate}`"
         )
 

@@ -106,16 +106,19 @@ def release_template(delivery_image: str) -> "ClusterWorkflowTemplate":
 
 def release_workflow(target: Target) -> Manifest:
     """The small object that starts the release of a target's desired version."""
-    from hera.workflows import Workflow
-    from hera.workflows.models import WorkflowTemplateRef
-
-    workflow = Workflow(
-        generate_name=f"{target.name(target.version)}-",
-        namespace=target.namespace,
-        arguments={"version": str(target.version), "digest": target.digest or ""},
-        workflow_template_ref=WorkflowTemplateRef(name=release_template_name(), cluster_scope=True),
-    )
-    return workflow.to_dict()
+    arguments = {"version": str(target.version), "digest": target.digest or ""}
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {
+            "generateName": f"{target.name(target.version)}-",
+            "namespace": target.namespace,
+        },
+        "spec": {
+            "arguments": {"parameters": [{"name": k, "value": v} for k, v in arguments.items()]},
+            "workflowTemplateRef": {"clusterScope": True, "name": release_template_name()},
+        },
+    }
 
 
 def _step(name: str) -> list[str]:
