@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class Network:
 def network() -> Iterator[Network]:
     """One of its own, where root can have one; else the machine's, if its port 3000 is free."""
     if not _can_have_one():
-        yield machines()
+        yield _machines()
         return
     command = ["unshare", "--net", "sh", "-c", WAITS]
     with subprocess.Popen(
@@ -59,7 +59,12 @@ def network() -> Iterator[Network]:
         holder.stdin.close()
 
 
-def machines() -> Network:
+def network_of_images(builder: str | None) -> AbstractContextManager[Network]:
+    """For an image's command. Docker's containers are not in the network of what starts them."""
+    return nullcontext(_machines()) if builder == "docker" else network()
+
+
+def _machines() -> Network:
     """The machine's own; skips where something has port 3000."""
     try:
         socket.create_server(("", 3000)).close()

@@ -11,14 +11,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 from benchmarks.serving import image
 from packaging.utils import canonicalize_name
-from serving.network import Network, machines, network
+from serving.network import Network, network_of_images
 from support import ROOT
 
 from modelyard.serving.model import Model
@@ -97,9 +97,7 @@ def test_it_serves_at_another_port_and_logs_predictions(
 @contextmanager
 def started(runner: image.Runner, log: Path, **variables: str) -> Iterator[Network]:
     """The image's entrypoint, in the network that is given."""
-    # Docker's containers are not in the network of the command that starts them.
-    chosen = nullcontext(machines()) if image.builder() == "docker" else network()
-    with chosen as own, log.open("w") as file:
+    with network_of_images(image.builder()) as own, log.open("w") as file:
         command = [*own.enter, *runner.command(**variables)]
         server = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
         try:
