@@ -21,7 +21,7 @@ from modelyard.delivery import manifests
 from modelyard.delivery.manifests import FIELD_MANAGER, Manifest, Target
 from modelyard.delivery.policy import Kubernetes
 from modelyard.delivery.ports import Health, LockLost, Ports, Routes
-from modelyard.delivery.prometheus import Prometheus
+from modelyard.delivery.prometheus import BLIND, Prometheus
 from modelyard.documents import ReleaseEvent, UserError
 
 _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
@@ -57,12 +57,17 @@ def kubernetes_ports(target: Target, environment: Kubernetes) -> Ports:
             f"environments.{target.environment}: the predictions gate needs both versions' "
             "prediction logs in one place, which Kubernetes does not give: set it to null"
         )
-    cluster = Cluster(target.namespace)
+    from modelyard.delivery.reach import GatewayReach
+
+    cluster, metrics = Cluster(target.namespace), environment.metrics
+    source = Prometheus(target.prometheus, target.model, target.namespace, metrics)
     return Ports(
         router=GatewayRouter(cluster, target),
         runtime=DeploymentRuntime(cluster, target),
-        source=Prometheus(target.prometheus, target.model, target.namespace, environment.metrics),
+        source=source,
         record=ConfigMapRecord(cluster, target),
+        reach=GatewayReach(cluster, target, source, environment),
+        blind=BLIND if metrics.source == "servers" and not metrics.requests else "",
     )
 
 
@@ -126,12 +131,16 @@ class Cluster:
             force_conflicts=force,
         ).to_dict()
 
-    def get(self, kind: tuple[str, str], name: str) -> Manifest | None:
+    def get(
+        self, kind: tuple[str, str], name: str, namespace: str | None = None
+    ) -> Manifest | None:
+        """Args: namespace: another than the cluster's own."""
         from kubernetes.client import ApiException
 
+        place = namespace or self.namespace
         with _refusals(f"get {kind[1]} {name}"):
             try:
-                return self._resource(*kind).get(name=name, namespace=self.namespace).to_dict()
+                return self._resource(*kind).get(name=name, namespace=place).to_dict()
             except ApiException as error:
                 if error.status == 404:
                     return None
