@@ -231,13 +231,47 @@ def test_envoy_gateway_counts_the_versions_apart() -> None:
             "responseHeaderModifier": {"set": [{"name": "x-model-version", "value": "2"}]},
         }
     ]
-    policy, *_ = yaml.safe_load_all((folders[1] / "network-policy.yaml").read_text())
-    sources = [
-        each["namespaceSelector"]["matchLabels"] for each in policy["spec"]["ingress"][0]["from"]
+
+
+def test_who_is_let_in_and_what_is_monitored_are_settings() -> None:
+    def rendered(environment: str, name: str) -> dict[str, Any]:
+        text = (MODEL / "argo/manifests" / environment / name).read_text()
+        return next(yaml.safe_load_all(text))
+
+    def namespaced(name: str) -> dict[str, Any]:
+        return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+
+    ingress = rendered("production", "network-policy.yaml")["spec"]["ingress"]
+    assert ingress[0]["from"] == [
+        namespaced("edge-proxies"),
+        {"ipBlock": {"cidr": "10.20.0.0/16"}},
+        namespaced("observability"),
     ]
-    assert [each["kubernetes.io/metadata.name"] for each in sources] == [
-        "envoy-gateway-system", "monitoring",
-    ]  # fmt: skip
+    labels = rendered("production", "pod-monitor.yaml")["metadata"]["labels"]
+    assert labels["team"] == "models" and "release" not in labels
+
+    ingress = rendered("staging", "network-policy.yaml")["spec"]["ingress"]
+    assert ingress[0]["from"] == [namespaced("envoy-gateway-system"), namespaced("monitoring")]
+    labels = rendered("staging", "pod-monitor.yaml")["metadata"]["labels"]
+    assert labels["release"] == "kube-prometheus-stack"
+
+
+def test_the_probes_route_is_narrower_than_the_users(target: Target) -> None:
+    """One path, for whoever knows the token, to one version; the users' route is not touched."""
+    probe = manifests.probe_route(target, 2, "s3cret")
+    check(probe)
+    users = manifests.http_route(target, stable=1)
+    assert probe["metadata"]["name"] != users["metadata"]["name"]
+    for key in ("parentRefs", "hostnames"):
+        assert probe["spec"][key] == users["spec"][key]
+    rule = probe["spec"]["rules"][0]
+    assert rule["backendRefs"] == [{"name": "flight-delay-v2", "port": 80}]
+    assert rule["matches"] == [
+        {
+            "path": {"type": "Exact", "value": "/model"},
+            "headers": [{"name": "x-modelyard-probe", "value": "s3cret"}],
+        }
+    ]
 
 
 def test_what_moves_in_a_release_has_one_writer(target: Target) -> None:

@@ -1,5 +1,6 @@
 """The controller in a small world of its own: what it makes real, and what survives a crash."""
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -464,3 +465,69 @@ def test_a_version_is_one_image(tmp_path: Path) -> None:
         with pytest.raises(Unchanged):
             ours.open(2, Provenance(digest=same))
     assert before == (world.routes, world.running, FileRecord(tmp_path).releases())
+
+
+class Wall:
+    """Reach: what is in the way for the first looks, and whether the way there still stands."""
+
+    def __init__(self, world: World, looks: int) -> None:
+        self.world, self.looks, self.standing, self.seen = world, looks, False, 0
+
+    def problem(self, version: int) -> str:
+        assert version in self.world.running and self.world.routes == Routes(stable=1)
+        self.standing, self.seen = True, self.seen + 1
+        return "a wall" if self.seen <= self.looks else ""
+
+    def end(self) -> None:
+        self.standing = False
+
+
+@pytest.mark.parametrize(("looks", "decision"), [(3, "promoted"), (10**9, "rolled_back")])
+def test_a_candidate_that_is_out_of_reach_is_not_deployed(
+    tmp_path: Path, looks: int, decision: str
+) -> None:
+    released(tmp_path)
+    world, record = World(), FileRecord(tmp_path)
+    wall = Wall(world, looks)
+    short = POLICY.deploy.model_copy(update={"max_duration": 0.3})
+    policy = POLICY.model_copy(update={"deploy": short} if decision == "rolled_back" else {})
+    release = walled(controller(world, record, policy), reach=wall)
+    state = release.run(release.open(2))
+    assert state.decision == decision and not wall.standing
+    seen = [(event.evidence or {}).get("unreached") for event in record.releases()[-1]]
+    assert seen.count("a wall") >= 3
+    if decision == "rolled_back":
+        assert "a wall" in state.reason and world.running == {1} and not world.live
+    else:
+        assert wall.seen == looks + 1, "reached once is enough"
+
+
+def test_the_way_to_a_candidate_is_taken_away_after_a_crash(tmp_path: Path) -> None:
+    released(tmp_path)
+    world = World()
+    wall = Wall(world, 0)
+    fatal = Fatal(tmp_path, lambda event: event.phase == "shadow")
+    release = walled(controller(world, fatal), reach=wall)
+    with pytest.raises(Killed):
+        release.run(release.open(2))
+    assert wall.standing
+    walled(controller(world, FileRecord(tmp_path)), reach=wall).roll_back("asked for")
+    assert not wall.standing
+
+
+def test_what_the_source_cant_see_is_said_once(tmp_path: Path) -> None:
+    """In the record's first line; and whoever follows is told."""
+    released(tmp_path)
+    record = FileRecord(tmp_path)
+    told: list[str] = []
+    release = walled(controller(World(), record), blind="the dead are in no count")
+    release.follow = lambda state, evidence: told.append(state.reason)
+    release.run(release.open(2))
+    reasons = [event.reason for event in record.releases()[-1]]
+    assert [n for n, each in enumerate(reasons) if "in no count" in each] == [0]
+    assert told[0] == reasons[0]
+
+
+def walled(release: Controller, **ports: Any) -> Controller:
+    release.ports = dataclasses.replace(release.ports, **ports)
+    return release

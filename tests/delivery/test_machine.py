@@ -57,8 +57,9 @@ def look(
     now: Counts | None = None,
     candidate: Health = READY,
     stable: Health | None = READY,
+    unreached: str = "",
 ) -> Evidence:
-    return Evidence(time=time, counts=now, candidate=candidate, stable=stable)
+    return Evidence(time=time, counts=now, candidate=candidate, stable=stable, unreached=unreached)
 
 
 def looked_at(policy: Policy, *blocks: tuple[Arm, Arm]) -> Trial:
@@ -78,6 +79,7 @@ LAST = dataclasses.replace(CANARY, weight=50, baseline=BEFORE, last=BEFORE, rece
 DONE = dataclasses.replace(LAST, tests=PROVEN)
 FULL = dataclasses.replace(DONE, weight=100, tests=PROVEN.at_full())
 DEPLOY = State("r", 2, 1, "deploy", 0, since=100.0)
+FIRST = dataclasses.replace(DEPLOY, stable=None)
 PROMOTE = State("r", 2, 1, "promote", 100, since=100.0)
 BACK = State("r", 2, 1, "rollback", 0, since=100.0, reason="errors: many")
 
@@ -92,6 +94,12 @@ BACK = State("r", 2, 1, "rollback", 0, since=100.0, reason="errors: many")
         (DEPLOY, look(101, candidate=FAILED), ("rollback", 0, None)),
         (DEPLOY, look(300, candidate=STARTING), ("rollback", 0, None)),
         (DEPLOY, look(300, stable=STARTING), ("rollback", 0, None)),
+        # ready, but nobody gets through to it: no deployed version
+        (DEPLOY, look(101, unreached="a wall"), ("deploy", 0, None)),
+        (DEPLOY, look(300, unreached="a wall"), ("rollback", 0, None)),
+        (FIRST, look(101, stable=None), ("promote", 100, None)),
+        (FIRST, look(101, stable=None, unreached="a wall"), ("deploy", 0, None)),
+        (FIRST, look(300, stable=None, unreached="a wall"), ("rollback", 0, None)),
         # the shadow: requests, pairs, and their agreement
         (SHADOW, look(103), ("shadow", 0, None)),
         (SHADOW, look(103, counts(103, 19, 19, rows=19)), ("shadow", 0, None)),
@@ -279,3 +287,10 @@ def test_copies_that_were_scraped_late_are_no_live_traffic(canary: dict[str, Any
         assert state.weight <= max(1, policy.canary.steps[0] if policy.canary.steps else 1)
     assert began is not None and state.baseline is not None and state.baseline.time >= began
     assert state.tests is not None and state.tests.bets.seen[0][2] > 0
+
+
+def test_what_is_in_the_way_is_why_a_release_goes_back() -> None:
+    back = decide(POLICY, look(300, unreached="a wall"), DEPLOY)
+    assert "after 200 s: a wall" in back.reason and "first" not in back.reason
+    first = decide(POLICY, look(300, stable=None, unreached="a wall"), FIRST)
+    assert "a wall" in first.reason and "nobody is served, as before" in first.reason

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.delivery.policy import Local, Policy, environment, load_release, project_name
+from modelyard.delivery.policy import (
+    Kubernetes,
+    Local,
+    Policy,
+    environment,
+    load_release,
+    project_name,
+)
 from modelyard.documents import UserError
 
 GOOD = """\
@@ -104,3 +111,35 @@ def test_a_held_candidate_has_no_harm_budget(tmp_path: Path) -> None:
     ramp = "ramp: {harm_budget: 20}\n        on_inconclusive: hold\n        hold_weight: 1"
     with pytest.raises(UserError, match="hold_weight has no meaning under a ramp"):
         load(tmp_path, GOOD.replace("steps: [5, 25, 100]", ramp))
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("proxies: []", "at least 1 item"),
+        ("proxies: [Edge]", "'Edge' is neither a namespace"),
+        ("proxies: [10.0.0.0]", "'10.0.0.0' is neither a namespace"),
+        ("scrapers: [10.0.0.1/8]", "'10.0.0.1/8' is no range of addresses: 10.0.0.1/8 has host"),
+        ("scrapers: 10.0.0.0/99", "is no range of addresses"),
+        ("scrapers: a/b", "is no range of addresses"),
+        ("prometheus: prometheus:9090", "is no URL of a server"),
+        ("prometheus: http://prometheus:http", "is no URL of a server"),
+        ("prometheus: https://me:secret@prometheus", "holds credentials"),
+        ("gateway_url: http://10.0.0.1?a=b", "more than an address"),
+        ("gateway: edge", "string_pattern|should match pattern"),
+        ("monitor_labels: {a b: c}", "'a b' is no name of a Kubernetes label"),
+        ("monitor_labels: {team: a b}", "team: 'a b' is no value of a Kubernetes label"),
+        ("monitor_labels: {team: 1}", "valid string"),
+        ("probe: perhaps", "valid boolean"),
+    ],
+)
+def test_where_a_cluster_has_what_a_release_needs(tmp_path: Path, line: str, what: str) -> None:
+    with pytest.raises(UserError, match=rf":16: .*({what})"):
+        load(tmp_path, f"{GOOD}    {line}\n")
+
+
+def test_one_namespace_needs_no_list(tmp_path: Path) -> None:
+    release = load(tmp_path, f"{GOOD}    proxies: edge\n    scrapers: [a, 'fd00::/8']\n")
+    place = release.environments["staging"]
+    assert isinstance(place, Kubernetes)
+    assert (place.proxies, place.scrapers) == (("edge",), ("a", "fd00::/8"))

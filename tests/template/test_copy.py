@@ -12,6 +12,8 @@ import yaml
 from copier import run_copy
 from support import copier, run
 
+from modelyard.delivery.policy import Kubernetes, load_release
+
 pytestmark = pytest.mark.xdist_group("copy")
 NAMES = ("project_name=flight-delay", "owner=acme")
 
@@ -86,6 +88,21 @@ def test_answers_are_kept_for_updates(repo: Path, platform: Path) -> None:
         ("registry=https://ghcr.io/acme", "without a scheme"),
         ("namespace_staging=Staging_", "namespace has"),
         ("namespace_staging=flight-delay-production", "a namespace each"),
+        ("gateway=gateway", "Give namespace/name"),
+        ("gateway=Edge/public", "Give namespace/name"),
+        ("metrics_source=nginx", "Invalid choice"),
+        ("proxies=[]", "A list of namespaces"),
+        ("proxies=envoy-gateway-system", "A list of namespaces"),
+        ("proxies=[Edge]", "Neither a namespace nor an address range (10.0.0.0/16): Edge"),
+        ("proxies=[edge, 10.0.0.1]", "Neither a namespace nor an address range"),
+        ("prometheus=prometheus:9090", "Give a URL"),
+        ("prometheus=https://me:secret@prometheus", "without credentials"),
+        ("scrapers={a: b}", "A list of namespaces"),
+        ("scrapers=[a/b]", "Neither a namespace nor an address range (10.0.0.0/16): a/b"),
+        ("monitor_labels=[release]", "Labels and their values"),
+        ("monitor_labels={team: 1}", "are text; quote"),
+        ("monitor_labels={a b: c}", "Not the name or the value"),
+        ("monitor_labels={team: -a}", "Not the name or the value"),
         ("ranks=0", "Between 1 and"),
         ("canary_steps=[25, 5, 100]", "must rise"),
         ("canary_steps=[5, 500]", "100 at most"),
@@ -103,6 +120,55 @@ def test_an_answer_that_no_validator_accepts(
         run_copy(str(platform), tmp_path / "x", given, defaults=True, quiet=True)
     assert message in str(failure.value)
     assert not (tmp_path / "x").exists(), "nothing may be half-written"
+
+
+@pytest.mark.parametrize(
+    ("answers", "settings"),
+    [
+        (
+            {},
+            {
+                "gateway": "gateway-system/gateway",
+                "proxies": ("envoy-gateway-system",),
+                "prometheus": "http://kube-prometheus-stack-prometheus.monitoring.svc:9090",
+                "scrapers": ("monitoring",),
+                "monitor_labels": {"release": "kube-prometheus-stack"},
+                "source": "envoy-gateway",
+            },
+        ),
+        (
+            {"gateway": "edge/public", "metrics_source": "servers"},
+            {"gateway": "edge/public", "proxies": ("edge",), "source": "servers"},
+        ),
+        (
+            {
+                "proxies": "[edge, 10.20.0.0/16, 'fd00::/8']",
+                "prometheus": "https://prometheus.example.com/team",
+                "scrapers": "[192.168.7.0/24]",
+                "monitor_labels": '{team: "1", app.example.com/monitored: ""}',
+            },
+            {
+                "proxies": ("edge", "10.20.0.0/16", "fd00::/8"),
+                "prometheus": "https://prometheus.example.com/team",
+                "scrapers": ("192.168.7.0/24",),
+                "monitor_labels": {"team": "1", "app.example.com/monitored": ""},
+            },
+        ),
+        ({"monitor_labels": "{}"}, {"monitor_labels": {}}),
+    ],
+)
+def test_where_the_cluster_has_what_a_release_needs(
+    answers: dict[str, str], settings: dict[str, object], platform: Path, tmp_path: Path
+) -> None:
+    """What is answered is what the policy's own strict reader takes, in both environments."""
+    given = dict(each.split("=", 1) for each in NAMES) | answers
+    run_copy(str(platform), tmp_path / "x", given, defaults=True, quiet=True)
+    release = load_release(tmp_path / "x" / "argo" / "release.yaml")
+    for name in ("staging", "production"):
+        place = release.environments[name]
+        assert isinstance(place, Kubernetes)
+        known = dict(place) | {"source": place.metrics.source}
+        assert {key: known[key] for key in settings} == settings
 
 
 def test_a_relative_template_path_is_refused(platform: Path, tmp_path: Path) -> None:

@@ -196,8 +196,14 @@ class Controller:
         now = max(time.time(), before + _TICK_S)
         name = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S%f}-v{candidate}"
         event = machine.begin(name, candidate, stable, now, self.policy, provenance, reason)
+        blind = self.ports.blind if stable is not None else ""
+        if blind:
+            event = event.model_copy(update={"reason": f"{event.reason}; {blind}"})
         self.ports.record.append(event)
-        return machine.replay([event])
+        state = machine.replay([event])
+        if blind:
+            self.follow(state, Evidence(time=now, candidate=Health(status="absent")))
+        return state
 
     def last(self, judged: bool = True) -> State | None:
         """Where the newest release is; None before any. `judged` as of `machine.replay`."""
@@ -295,7 +301,7 @@ class Controller:
         # Whoever wrote the record's last line may have died before it was done.
         self._carry_out(state)
         while state.phase != "done":
-            next_look = time.monotonic() + self.policy.interval
+            next_look = time.monotonic() + self._interval(state)
             evidence = self._look(state)
             action = machine.decide(self.policy, evidence, state)
             if _beyond(action, step, weight):
@@ -329,17 +335,29 @@ class Controller:
     def _look(self, state: State) -> Evidence:
         runtime, began = self.ports.runtime, time.time()
         counts, note = self._counts(state)
+        candidate = runtime.health(state.candidate)
         evidence = Evidence(
             time=began,
-            candidate=runtime.health(state.candidate),
+            candidate=candidate,
             stable=None if state.stable is None else runtime.health(state.stable),
             counts=counts,
             note=note,
             users=self.clients.seen() if self.clients else None,
+            unreached=self._unreached(state, candidate),
         )
         if self.clients and evidence.stable and evidence.stable.status == "ready":
             self.clients.start()
         return evidence
+
+    def _unreached(self, state: State, candidate: Health) -> str:
+        """What keeps users from a candidate that has just got ready; as of `Reach.problem`."""
+        if self.ports.reach is None or state.phase != "deploy" or candidate.status != "ready":
+            return ""
+        return self.ports.reach.problem(state.candidate)
+
+    def _interval(self, state: State) -> float:
+        """s between two looks; getting ready is a matter of seconds, whatever evidence takes."""
+        return min(self.policy.interval, 1.0) if state.phase == "deploy" else self.policy.interval
 
     def _look_anyway(self, state: State) -> Evidence:
         """What can be seen. The way back must not depend on it."""
@@ -387,6 +405,8 @@ class Controller:
         self._steer(state, seen)
         if state.phase == "shadow" and self.policy.shadow.replay and self.ports.shadow:
             self.ports.shadow.start(state.stable or 0)
+        if state.phase != "deploy" and self.ports.reach:
+            self.ports.reach.end()
         if state.phase == "deploy" and self._health(state.candidate).status == "absent":
             runtime.deploy(state.candidate)
         if state.phase == "rollback":

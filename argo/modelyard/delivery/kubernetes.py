@@ -21,7 +21,7 @@ from modelyard.delivery import manifests
 from modelyard.delivery.manifests import FIELD_MANAGER, Manifest, Target
 from modelyard.delivery.policy import Kubernetes
 from modelyard.delivery.ports import Health, LockLost, NoAnswer, Ports, Routes
-from modelyard.delivery.prometheus import Prometheus
+from modelyard.delivery.prometheus import BLIND, Prometheus
 from modelyard.documents import ReleaseEvent, UserError, image_digest
 from modelyard.documents.record import APPEND_ONLY
 
@@ -62,8 +62,11 @@ def kubernetes_ports(target: Target, environment: Kubernetes) -> Ports:
             f"environments.{target.environment}: the predictions gate needs both versions' "
             "prediction logs in one place, which Kubernetes does not give: set it to null"
         )
-    cluster = Cluster(target.namespace)
+    from modelyard.delivery.reach import GatewayReach
+
+    cluster, metrics = Cluster(target.namespace), environment.metrics
     record = ConfigMapRecord(cluster, target)
+    source = Prometheus(target.prometheus, target.model, target.namespace, metrics)
 
     def digest(version: int) -> str | None:
         return image_digest(record.releases(), version)
@@ -71,8 +74,10 @@ def kubernetes_ports(target: Target, environment: Kubernetes) -> Ports:
     return Ports(
         router=GatewayRouter(cluster, target),
         runtime=DeploymentRuntime(cluster, target, digest),
-        source=Prometheus(target.prometheus, target.model, target.namespace, environment.metrics),
+        source=source,
         record=record,
+        reach=GatewayReach(cluster, target, source, environment),
+        blind=BLIND if metrics.source == "servers" and not metrics.requests else "",
     )
 
 
@@ -161,9 +166,14 @@ class Cluster:
             f"can't apply {kind[1]} {name}: something else changes it all the time: {message}"
         )
 
-    def get(self, kind: tuple[str, str], name: str) -> Manifest | None:
+    def get(
+        self, kind: tuple[str, str], name: str, namespace: str | None = None
+    ) -> Manifest | None:
+        """Args: namespace: another than the cluster's own."""
+        place = namespace or self.namespace
+
         def call() -> Manifest:
-            return self._resource(*kind).get(name=name, namespace=self.namespace).to_dict()
+            return self._resource(*kind).get(name=name, namespace=place).to_dict()
 
         return self._ask(f"get {kind[1]} {name}", lambda: _unless(404, call))
 

@@ -424,10 +424,17 @@ def _deploy(policy: Policy, evidence: Evidence, state: State) -> Action:
     candidate, waited = evidence.candidate, _elapsed(evidence, state)
     if candidate.status == "failed":
         return roll_back(f"version {state.candidate} did not get ready: {candidate.detail}")
-    if candidate.status == "ready" and state.stable is None:
-        return Action("promote", 100, "ready; there is no stable version to compare with")
-    if candidate.status == "ready" and _stable_ready(evidence):
+    ready = candidate.status == "ready" and (state.stable is None or _stable_ready(evidence))
+    if ready and not evidence.unreached:
+        if state.stable is None:
+            return Action("promote", 100, "ready; there is no stable version to compare with")
         return Action("shadow", 0, "ready")
+    if ready and waited > policy.deploy.max_duration:
+        first = "" if state.stable else "; it is the first version: nobody is served, as before"
+        return roll_back(
+            f"version {state.candidate} is ready, but out of reach after {waited:.0f} s: "
+            f"{evidence.unreached}{first}"
+        )
     if waited > policy.deploy.max_duration:
         who, health = (
             (f"version {state.candidate}", candidate)
@@ -435,6 +442,8 @@ def _deploy(policy: Policy, evidence: Evidence, state: State) -> Action:
             else (f"stable version {state.stable}", evidence.stable)
         )
         return roll_back(f"{who} was not ready after {waited:.0f} s: {health.detail}")
+    if ready:
+        return Action("deploy", 0, f"ready, but out of reach, {waited:.0f} s: {evidence.unreached}")
     return Action("deploy", 0, f"waiting for the servers, {waited:.0f} s")
 
 

@@ -10,12 +10,13 @@ weights of the HTTPRoute and starts no pod again, and a rollback finds the stabl
 as they were.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
+
+from modelyard.delivery.policy import is_range
 
 Manifest = dict[str, Any]
 
@@ -31,6 +32,8 @@ RELEASE_PODS = {
     "app.kubernetes.io/component": "release",
 }
 """labels of the pods of a workflow"""
+PROBE_HEADER = "x-modelyard-probe"
+PROBE_PATH = "/model"  # of the server's own routes the one that costs nothing and tells its version
 
 # Pod Security "restricted": https://kubernetes.io/docs/concepts/security/pod-security-standards/
 RESTRICTED_CONTAINER: Manifest = {
@@ -57,10 +60,16 @@ class Target:
     """that users ask for"""
     gateway: str
     """namespace/name of the Gateway that the HTTPRoute hangs on"""
-    proxies: str | None = None
-    """namespace of the Gateway's proxies; None: the Gateway's"""
+    gateway_url: str | None = None
+    """that a release's own request goes to; None: as the Gateway says"""
+    proxies: tuple[str, ...] = ("envoy-gateway-system",)
+    """namespaces and ranges of addresses of the Gateway's proxies"""
     prometheus: str
-    """URL; the namespace in it may scrape the pods"""
+    """URL"""
+    scrapers: tuple[str, ...] = ("monitoring",)
+    """namespaces and ranges of addresses that Prometheus scrapes from"""
+    monitor_labels: dict[str, str] = field(default_factory=dict)
+    """by which Prometheus' operator selects PodMonitors"""
     cluster_a_backend: bool = False
     """whether the Gateway's Envoy is to count the versions apart"""
     replicas: int = 2
@@ -72,6 +81,11 @@ class Target:
 
     def name(self, version: int) -> str:
         return f"{self.model}-v{version}"
+
+    @property
+    def probe(self) -> str:
+        """Name of the HTTPRoute for a release's own requests."""
+        return f"{self.model}-probe"
 
     def image_of(self, version: int, digest: str | None = None) -> str:
         """By digest where it is known, by tag otherwise.
@@ -161,8 +175,7 @@ def release_role_binding(target: Target) -> Manifest:
 
 def network_policy(target: Target) -> Manifest:
     """The pods answer the Gateway's proxies and Prometheus, and call nobody."""
-    proxies = target.proxies or target.gateway.split("/")[0]
-    sources = [_namespace(proxies), _namespace(_monitoring_namespace(target.prometheus))]
+    sources = [_peer(each) for each in dict.fromkeys([*target.proxies, *target.scrapers])]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -225,10 +238,12 @@ def disruption_budget(target: Target) -> Manifest:
 
 def pod_monitor(target: Target) -> Manifest:
     """Prometheus scrapes all versions; `app_kubernetes_io_version` tells their series apart."""
+    monitored = metadata(target, target.model)
+    monitored["labels"] |= target.monitor_labels
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
-        "metadata": metadata(target, target.model),
+        "metadata": monitored,
         "spec": {
             "selector": {"matchLabels": _serving(target)},
             "podTargetLabels": ["app.kubernetes.io/name", "app.kubernetes.io/version"],
@@ -309,7 +324,6 @@ def http_route(
         weight: per cent of the requests that the candidate answers.
         mirror: also send the candidate a copy of each request and drop its answer.
     """
-    namespace, name = target.gateway.split("/")
     backends = [_weighted(target, stable, 100 - weight)]
     filters = []
     if candidate is not None:
@@ -317,20 +331,34 @@ def http_route(
         if mirror:
             copy = {"backendRef": _backend(target, candidate)}
             filters.append({"type": "RequestMirror", "requestMirror": copy})
+    rule = {
+        "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+        **({"filters": filters} if filters else {}),
+        "backendRefs": backends,
+    }
+    return _http_route(target, metadata(target, target.model), rule)
+
+
+def probe_route(target: Target, version: int, token: str) -> Manifest:
+    """One path of a version for whoever knows the token, beside the route of all users."""
+    header = {"name": PROBE_HEADER, "value": token}
+    rule = {
+        "matches": [{"path": {"type": "Exact", "value": PROBE_PATH}, "headers": [header]}],
+        "backendRefs": [_backend(target, version)],
+    }
+    return _http_route(target, metadata(target, target.probe, version), rule)
+
+
+def _http_route(target: Target, about: Manifest, rule: Manifest) -> Manifest:
+    namespace, name = target.gateway.split("/")
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
-        "metadata": metadata(target, target.model),
+        "metadata": about,
         "spec": {
             "parentRefs": [{"name": name, "namespace": namespace}],
             "hostnames": [target.host],
-            "rules": [
-                {
-                    "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
-                    **({"filters": filters} if filters else {}),
-                    "backendRefs": backends,
-                }
-            ],
+            "rules": [rule],
         },
     }
 
@@ -436,11 +464,8 @@ def _weighted(target: Target, version: int, weight: int) -> Manifest:
     }
 
 
-def _namespace(name: str) -> Manifest:
-    return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
-
-
-def _monitoring_namespace(url: str) -> str:
-    """`monitoring` of http://prometheus.monitoring.svc:9090."""
-    host = (urlsplit(url).hostname or "").split(".")
-    return host[1] if len(host) > 1 else "monitoring"
+def _peer(peer: str) -> Manifest:
+    """A namespace, or a range of addresses, that a NetworkPolicy lets in."""
+    if is_range(peer):
+        return {"ipBlock": {"cidr": peer}}
+    return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": peer}}}

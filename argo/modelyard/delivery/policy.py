@@ -1,5 +1,6 @@
 """The release policy: `argo/release.yaml` of a model repo."""
 
+import ipaddress
 import re
 import tomllib
 from pathlib import Path
@@ -245,7 +246,8 @@ class Metrics(_Strict):
     """
 
     source: Literal["servers", "envoy-gateway"] = "servers"
-    """who counts: BentoML in the pods, or the Gateway's Envoys (scores: always the pods)"""
+    """who counts requests and failures: BentoML in the pods, or the Gateway's Envoys (latency and
+    scores: always the pods)"""
     requests: Query | None = None
     """by status code or its class: one label, whatever its name"""
     latency: Query | None = None
@@ -266,19 +268,97 @@ class Metrics(_Strict):
         return self
 
 
+_NAMESPACE = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+
+
+def _listed(value: Any) -> Any:
+    """One alone needs no list."""
+    return [value] if isinstance(value, str) else value
+
+
+def _peer(text: str) -> str:
+    if len(text) <= 63 and re.fullmatch(_NAMESPACE, text):
+        return text
+    try:
+        if "/" in text:
+            ipaddress.ip_network(text)
+            return text
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no range of addresses: {error}") from None
+    raise ValueError(
+        f"{text!r} is neither a namespace, such as monitoring, nor a range of addresses, such as "
+        "10.0.0.0/16"
+    )
+
+
+def is_range(peer: str) -> bool:
+    """Whether one of `Peers` is a range of addresses; it is a namespace otherwise."""
+    return "/" in peer
+
+
+Peers = Annotated[
+    tuple[Annotated[str, AfterValidator(_peer)], ...],
+    BeforeValidator(_listed),
+    Field(min_length=1),
+]
+"""namespaces, or ranges of addresses (CIDR), that a NetworkPolicy lets in"""
+
+
+def _address(url: str) -> str:
+    """Of a server, nothing secret or more particular in it."""
+    parts = urlsplit(url)
+    try:
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable:
+        raise ValueError(f"{url!r} is no URL of a server, such as http://name.namespace.svc:9090")
+    if parts.username or parts.password:
+        raise ValueError("holds credentials; this file is committed")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{url!r} has more than an address and a path")
+    return url.rstrip("/")
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
+def _labels(labels: dict[str, str]) -> dict[str, str]:
+    for key, value in labels.items():
+        if not re.fullmatch(rf"([a-z0-9][-a-z0-9.]*/)?{_LABEL}", key):
+            raise ValueError(f"{key!r} is no name of a Kubernetes label")
+        if not re.fullmatch(f"({_LABEL})?", value):
+            raise ValueError(f"{key}: {value!r} is no value of a Kubernetes label")
+    return labels
+
+
 class Kubernetes(_Strict):
-    """A namespace of a cluster with the Gateway API and Prometheus."""
+    """A namespace of a cluster with the Gateway API and Prometheus.
+
+    The defaults are Envoy Gateway's and kube-prometheus-stack's own.
+    """
 
     platform: Literal["kubernetes"]
-    namespace: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
+    namespace: str = Field(pattern=_NAMESPACE, max_length=63)
     host: str = Field(min_length=1)
     """host name of the HTTPRoute"""
     gateway: str = Field(default="gateway-system/gateway", pattern=r"^[-a-z0-9]+/[-a-z0-9.]+$")
     """namespace/name of the Gateway that the HTTPRoute attaches to"""
-    proxies: str | None = Field(default=None, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    """namespace that the Gateway's proxies run in, which the NetworkPolicy lets in; None:
-    `envoy-gateway-system` if Envoy Gateway counts, else the Gateway's own"""
-    prometheus: str = "http://prometheus.monitoring.svc:9090"
+    gateway_url: Address | None = None
+    """where a release's own request goes through that Gateway; None: the address and the listener
+    that the Gateway itself names"""
+    probe: bool = True
+    """a release sends that request before a candidate counts as deployed"""
+    proxies: Peers = ("envoy-gateway-system",)
+    """where the Gateway's proxies run: the NetworkPolicy lets them in"""
+    prometheus: Address = "http://kube-prometheus-stack-prometheus.monitoring.svc:9090"
+    scrapers: Peers = ("monitoring",)
+    """where Prometheus runs: the NetworkPolicy lets it in"""
+    monitor_labels: Annotated[dict[str, str], AfterValidator(_labels)] = {
+        "release": "kube-prometheus-stack"
+    }
+    """by which Prometheus' operator selects PodMonitors"""
     metrics: Metrics = Metrics()
     approval: bool = False
     """the workflow waits for a person before the promotion, and watches the candidate meanwhile"""

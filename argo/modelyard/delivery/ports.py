@@ -132,6 +132,8 @@ class Evidence(_Frozen):
     """why there are no counts"""
     users: Users | None = None
     """for people; None where this controller sends no traffic"""
+    unreached: str = ""
+    """of a candidate that is ready: what keeps users, or who counts, from it; empty: nothing"""
 
 
 class Routes(_Frozen):
@@ -212,6 +214,25 @@ class NoAnswer(UserError):
     """What a port stands for can't be reached, or is not itself; asking again may help."""
 
 
+class Reach(Protocol):
+    """Whether users and the source of the counts get through to a version that nobody is sent to.
+
+    That its servers are ready says nothing of what lies between.
+    """
+
+    def problem(self, version: int) -> str:
+        """What is in the way, and where to mend it; empty: nothing.
+
+        Raises:
+            UserError: it can't be tried.
+        """
+        ...
+
+    def end(self) -> None:
+        """Take away what was made to try it."""
+        ...
+
+
 class LockLost(UserError):
     """The environment may be another controller's by now: leave everything as it is."""
 
@@ -283,3 +304,7 @@ class Ports:
     record: Record
     shadow: ShadowTraffic | None = None
     """where there are logged requests at hand"""
+    reach: Reach | None = None
+    """where anything lies between users and servers"""
+    blind: str = ""
+    """which failures the source can't see, for people"""

@@ -1,13 +1,15 @@
 """Evidence from Prometheus: PromQL, a preset or the policy's own, asked for one version at a time.
 
 Two presets. `servers`: what BentoML in each pod counted; the PodMonitor labels every series
-with its pod's version. An answer is counted when it is sent, so a request that dies with its
-pod is not; such a pod shows in the version's health. `envoy-gateway`: what the Gateway's Envoys
-counted, which has those requests, too.
+with its pod's version. An answer is counted when it is sent, so a request that dies before its
+pod or with it is not; such a pod shows in the version's health. `envoy-gateway`: requests and
+failures as the Gateway's Envoys counted them, which have those, too; latency and scores are the
+servers' in both. So requests and latencies need not be equally many.
 """
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import Template
 from typing import Any
@@ -23,6 +25,10 @@ _PODS = (
 )
 _ASKED = f'{_PODS},endpoint="/predict"'
 _ENVOY = 'envoy_cluster_name=~"$clusters"'
+BLIND = (
+    "the servers count (metrics.source: servers): a request that dies before one, or with it, is "
+    "in no count"
+)
 _TO_SECONDS = {"s": 1.0, "ms": 0.001}
 
 
@@ -54,19 +60,22 @@ SERVERS = Queries(
     # the others must not prove the version. Pods that come or go pause the evidence.
     age=f"max(time() - timestamp(up{{{_PODS}}})) and (min(up{{{_PODS}}}) > 0)",
 )
+_TOTAL = f"envoy_cluster_upstream_rq_total{{{_ENVOY}}}"  # there before the first request
+_SCRAPED = f"max(time() - timestamp(up{{{_PODS}}}))"
+_ENVOYS_SCRAPED = f"max(time() - timestamp({_TOTAL}))"
 ENVOY_GATEWAY = replace(
     SERVERS,
     requests=(
         "sum by (envoy_response_code_class) "
         f"(last_over_time(envoy_cluster_upstream_rq_xx{{{_ENVOY}}}[$window]))"
     ),
-    latency=(
-        f"sum by (le) (last_over_time(envoy_cluster_upstream_rq_time_bucket{{{_ENVOY}}}[$window]))"
+    resets=(
+        f"sum(resets({_TOTAL}[$window]) or resets(bentoml_service_request_total{{{_ASKED}}}"
+        "[$window]))"
     ),
-    latency_unit="ms",
-    resets=f"sum(resets(envoy_cluster_upstream_rq_total{{{_ENVOY}}}[$window]))",
-    # This one is there before the first request.
-    age=f"max(time() - timestamp(envoy_cluster_upstream_rq_total{{{_ENVOY}}}))",
+    # The older of the two; nothing where either is not scraped. What fails at a pod that does not
+    # answer its scrape is counted by the Envoys, so it pauses nothing.
+    age=f"({_SCRAPED} >= {_ENVOYS_SCRAPED}) or ({_ENVOYS_SCRAPED} and {_SCRAPED})",
 )
 PRESETS = {"servers": SERVERS, "envoy-gateway": ENVOY_GATEWAY}
 
@@ -127,6 +136,25 @@ class Prometheus:
         )
         epoch = f"{since:.3f}/{resets:.0f}"
         return Counts(time=now - age, epoch=epoch, stable=stable, candidate=candidate)
+
+    def up(self, version: int) -> list[bool]:
+        """Of each pod of a version that Prometheus knows: whether it answered its newest scrape.
+
+        Raises:
+            ConnectionError: as of `counts`.
+        """
+        given = self._placeholders(version, Routes(stable=version), "")
+        return [number(each) == 1 for each in self._query(f"up{{{_PODS}}}", given)]
+
+    def knows_routes(self, names: Sequence[str]) -> bool:
+        """Whether Envoy Gateway's Envoys have told of any of these HTTPRoutes.
+
+        Raises:
+            ConnectionError: as of `counts`.
+        """
+        rules = f"httproute/{self._namespace}/({'|'.join(names)})/rule/0.*"
+        query = f'count(envoy_cluster_upstream_rq_total{{envoy_cluster_name=~"{rules}"}})'
+        return bool(self._query(query, {}))
 
     def _placeholders(self, version: int, routes: Routes, window: str) -> dict[str, str]:
         return {

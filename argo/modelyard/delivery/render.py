@@ -37,7 +37,6 @@ def target(release: Release, name: str, model: str) -> Target:
         raise UserError(
             f"{RELEASE_FILE}: no Kubernetes environment {name!r} to render; it has {known}"
         )
-    by_gateway = found.metrics.source == "envoy-gateway"
     return Target(
         model=model,
         environment=name,
@@ -47,9 +46,12 @@ def target(release: Release, name: str, model: str) -> Target:
         digest=release.digest,
         host=found.host,
         gateway=found.gateway,
+        gateway_url=found.gateway_url,
+        proxies=found.proxies,
         prometheus=found.prometheus,
-        proxies=found.proxies or ("envoy-gateway-system" if by_gateway else None),
-        cluster_a_backend=by_gateway,
+        scrapers=found.scrapers,
+        monitor_labels=found.monitor_labels,
+        cluster_a_backend=found.metrics.source == "envoy-gateway",
         replicas=found.replicas,
         max_replicas=found.max_replicas,
     )

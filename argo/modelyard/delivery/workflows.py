@@ -399,12 +399,31 @@ def _rule(group: str, resource: str, verbs: list[str]) -> Manifest:
     return {"apiGroups": [group], "resources": [resource], "verbs": verbs}
 
 
+def gateway_access() -> list[Manifest]:
+    """All service accounts may read Gateways, which hold no secrets: a release asks one for its
+    address, in a namespace that no model's RoleBinding reaches."""
+    role = _cluster_role(
+        versioned_name("modelyard-gateways"),
+        [_rule("gateway.networking.k8s.io", "gateways", ["get"])],
+    )
+    group = "rbac.authorization.k8s.io"
+    binding = {
+        "apiVersion": f"{group}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": role["metadata"],
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role["metadata"]["name"]},
+        "subjects": [{"apiGroup": group, "kind": "Group", "name": "system:serviceaccounts"}],
+    }
+    return [role, binding]
+
+
 def platform_files(delivery_image: str) -> dict[str, str]:
     """File name → YAML of what a cluster's administrator applies once a version."""
     files = {
         "release-template.yaml": [release_template(delivery_image).to_dict()],
         "cluster-roles.yaml": [release_role(), submit_role()],
         "admission.yaml": submit_policy(),
+        "gateway-access.yaml": gateway_access(),
     }
     return {name: to_yaml(objects, _HEADER) for name, objects in files.items()}
 
