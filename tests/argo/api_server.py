@@ -78,7 +78,7 @@ class ApiServer(ThreadingHTTPServer):
         return {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": found}
 
     def _get(self, key: Key, body: dict[str, Any]) -> Answer:
-        return (200, self.objects[key]) if key in self.objects else _refusal(404, "not found")
+        return (200, self.objects[key]) if key in self.objects else _absent(key)
 
     def _post(self, key: Key, body: dict[str, Any]) -> Answer:
         return _refusal(409, "exists") if key in self.objects else (201, self._store(key, body))
@@ -107,7 +107,7 @@ class ApiServer(ThreadingHTTPServer):
 
     def _delete(self, key: Key, body: dict[str, Any]) -> Answer:
         if self.objects.pop(key, None) is None:
-            return _refusal(404, "not found")
+            return _absent(key)
         return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 
     def _store(self, key: Key, body: dict[str, Any]) -> dict[str, Any]:
@@ -191,6 +191,11 @@ def _conflict(manager: str, paths: list[str]) -> Answer:
     )
     causes = [{"reason": "FieldManagerConflict", "field": path} for path in paths]
     return code, status | {"reason": "Conflict", "details": {"causes": causes}}
+
+
+def _absent(key: Key) -> Answer:
+    code, status = _refusal(404, f'{key[2]} "{key[3]}" not found')
+    return code, status | {"reason": "NotFound", "details": {"kind": key[2], "name": key[3]}}
 
 
 def _refusal(code: int, message: str) -> Answer:

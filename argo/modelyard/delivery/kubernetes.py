@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+
+import httpx
 
 from modelyard.delivery import manifests
+from modelyard.delivery.api import Kind, NoSuchKind, Refusal, connect
 from modelyard.delivery.manifests import FIELD_MANAGER, Manifest, Target
 from modelyard.delivery.policy import Kubernetes
 from modelyard.delivery.ports import Health, LockLost, Ports, Routes
@@ -74,18 +76,8 @@ class Cluster:
     """
 
     def __init__(self, namespace: str) -> None:
-        from kubernetes import client, config, dynamic
-
         self.namespace = namespace
-        try:
-            if "KUBERNETES_SERVICE_HOST" in os.environ:
-                config.load_incluster_config()
-            else:
-                config.load_kube_config()
-        except config.ConfigException as error:
-            raise UserError(f"no cluster: {error}; set KUBECONFIG") from None
-        with _refusals("reach the cluster"):
-            self._client = dynamic.DynamicClient(client.ApiClient())
+        self._api = connect()
 
     def apply(self, manifest: Manifest, *, force: bool = False) -> Manifest:
         """Server-side apply of the fields that the manifest has.
@@ -96,97 +88,65 @@ class Cluster:
         Raises:
             Conflict: another writer has a field that this changes, or keeps on writing.
         """
-        from kubernetes.client import ApiException
-
         kind, name = (manifest["apiVersion"], manifest["kind"]), manifest["metadata"]["name"]
         message = ""
         with _refusals(f"apply {kind[1]} {name}"):
             for _ in range(_TRIES):
                 present = self.get(kind, name)
                 try:
-                    return self._apply(_seen(manifest, present), force)
-                except ApiException as error:
-                    if error.status != 409:
+                    return self._api.send(
+                        "PATCH", kind, self.namespace, name, _seen(manifest, present),
+                        fieldManager=FIELD_MANAGER, force=force,
+                    )  # fmt: skip
+                except Refusal as refusal:
+                    if refusal.status != 409:
                         raise
-                    message = api_message(error.body)
-                    if _managers(error.body):
+                    message = api_message(refusal.body)
+                    if _managers(refusal.body):
                         raise Conflict(f"can't apply {kind[1]} {name}: {message}") from None
                     # Otherwise it was changed since it was read, as by a Gateway's status.
             raise Conflict(
                 f"can't apply {kind[1]} {name}: something else changes it all the time: {message}"
             )
 
-    def _apply(self, manifest: Manifest, force: bool) -> Manifest:
-        resource = self._resource(manifest["apiVersion"], manifest["kind"])
-        return resource.server_side_apply(
-            body=manifest,
-            name=manifest["metadata"]["name"],
-            namespace=self.namespace,
-            field_manager=FIELD_MANAGER,
-            force_conflicts=force,
-        ).to_dict()
-
-    def get(self, kind: tuple[str, str], name: str) -> Manifest | None:
-        from kubernetes.client import ApiException
-
+    def get(self, kind: Kind, name: str) -> Manifest | None:
         with _refusals(f"get {kind[1]} {name}"):
-            try:
-                return self._resource(*kind).get(name=name, namespace=self.namespace).to_dict()
-            except ApiException as error:
-                if error.status == 404:
-                    return None
-                raise
+            return _unless(404, lambda: self._api.send("GET", kind, self.namespace, name))
 
-    def list(self, kind: tuple[str, str], labels: dict[str, str]) -> list[Manifest]:
+    def list(self, kind: Kind, labels: dict[str, str]) -> list[Manifest]:
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         with _refusals(f"list {kind[1]}"):
-            found = self._resource(*kind).get(namespace=self.namespace, label_selector=selector)
-            return found.to_dict()["items"]
+            found = self._api.send("GET", kind, self.namespace, labelSelector=selector)
+            return found["items"]
 
     def create(self, manifest: Manifest) -> Manifest | None:
         """As it was made; None if an object of that name is there already."""
-        from kubernetes.client import ApiException
-
-        metadata = manifest["metadata"]
+        kind, metadata = (manifest["apiVersion"], manifest["kind"]), manifest["metadata"]
         name = metadata.get("name") or metadata.get("generateName")
-        with _refusals(f"create {manifest['kind']} {name}"):
-            resource = self._resource(manifest["apiVersion"], manifest["kind"])
-            try:
-                return resource.create(body=manifest, namespace=self.namespace).to_dict()
-            except ApiException as error:
-                if error.status == 409:
-                    return None
-                raise
+        with _refusals(f"create {kind[1]} {name}"):
+            return _unless(409, lambda: self._api.send("POST", kind, self.namespace, body=manifest))
 
     def replace(self, manifest: Manifest) -> bool:
         """False if the object was changed since it was read (by its resourceVersion)."""
-        from kubernetes.client import ApiException
-
-        with _refusals(f"replace {manifest['kind']} {manifest['metadata']['name']}"):
-            resource = self._resource(manifest["apiVersion"], manifest["kind"])
-            try:
-                resource.replace(body=manifest, namespace=self.namespace)
-            except ApiException as error:
-                if error.status == 409:
-                    return False
-                raise
-            return True
+        kind, name = (manifest["apiVersion"], manifest["kind"]), manifest["metadata"]["name"]
+        with _refusals(f"replace {kind[1]} {name}"):
+            done = _unless(409, lambda: self._api.send("PUT", kind, self.namespace, name, manifest))
+            return done is not None
 
     def delete(self, manifest: Manifest) -> None:
-        from kubernetes.client import ApiException
+        kind, name = (manifest["apiVersion"], manifest["kind"]), manifest["metadata"]["name"]
+        with _refusals(f"delete {kind[1]} {name}"):
+            _unless(404, lambda: self._api.send("DELETE", kind, self.namespace, name))
 
-        name = manifest["metadata"]["name"]
-        with _refusals(f"delete {manifest['kind']} {name}"):
-            try:
-                self._resource(manifest["apiVersion"], manifest["kind"]).delete(
-                    name=name, namespace=self.namespace
-                )
-            except ApiException as error:
-                if error.status != 404:
-                    raise
 
-    def _resource(self, api_version: str, kind: str) -> Any:
-        return self._client.resources.get(api_version=api_version, kind=kind)
+def _unless(status: int, call: Callable[[], Manifest]) -> Manifest | None:
+    """None where the API server refuses with this status."""
+    try:
+        return call()
+    except Refusal as refusal:
+        if refusal.status == status:
+            return None
+        raise
 
 
 class NoAnswer(UserError):
@@ -205,10 +165,10 @@ def _seen(manifest: Manifest, present: Manifest | None) -> Manifest:
     return manifest | {"metadata": manifest["metadata"] | version}
 
 
-def _managers(body: str | bytes | None) -> bool:
+def _managers(body: str) -> bool:
     """Whether a refusal is about fields that other managers own."""
     try:
-        causes = json.loads(body or "").get("details", {}).get("causes") or []
+        causes = json.loads(body).get("details", {}).get("causes") or []
     except (ValueError, AttributeError):
         return False
     return any(each.get("reason") == "FieldManagerConflict" for each in causes)
@@ -216,25 +176,22 @@ def _managers(body: str | bytes | None) -> bool:
 
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
-    from kubernetes.client import ApiException
-    from kubernetes.dynamic.exceptions import ResourceNotFoundError
-    from urllib3.exceptions import HTTPError
-
     try:
         yield
-    except ApiException as error:
-        kind = NoAnswer if (error.status or 500) >= 500 else UserError
-        raise kind(f"can't {what}: {api_message(error.body) or error.reason}") from None
-    except ResourceNotFoundError as error:
-        raise UserError(f"can't {what}: the cluster has no such kind ({error})") from None
-    except HTTPError as error:
+    except Refusal as refusal:
+        kind = NoAnswer if refusal.status >= 500 else UserError
+        told = api_message(refusal.body) or refusal.reason
+        raise kind(f"can't {what}: {told}") from None
+    except NoSuchKind as missing:
+        raise UserError(f"can't {what}: the cluster has no such kind ({missing})") from None
+    except httpx.HTTPError as error:
         raise NoAnswer(f"can't {what}: the API server does not answer ({error})") from None
 
 
-def api_message(body: str | bytes | None) -> str:
+def api_message(body: str) -> str:
     """What the API server says in the body of a refusal."""
     try:
-        return json.loads(body or "").get("message", "")
+        return json.loads(body).get("message", "")
     except (ValueError, AttributeError):
         return ""
 
