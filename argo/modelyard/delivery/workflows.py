@@ -122,9 +122,6 @@ def release_workflow(
     Raises:
         UserError: the policy has more canary steps than the template has nodes.
     """
-    from hera.workflows import Workflow
-    from hera.workflows.models import WorkflowTemplateRef
-
     weights = policy.canary.steps
     if len(weights) > MAX_WEIGHTS:
         raise UserError(
@@ -143,15 +140,20 @@ def release_workflow(
         "ramp": str(policy.canary.ramp is not None).lower(),
         "approval": str(approval).lower(),
     } | {f"weight-{n}": str(weight) for n, weight in enumerate(weights, start=1)}
-    workflow = Workflow(
-        generate_name=f"{target.name(target.version)}-",
-        namespace=target.namespace,
-        labels=labels(target, target.version),
-        service_account_name=target.release_account,
-        arguments=arguments,
-        workflow_template_ref=WorkflowTemplateRef(name=release_template_name(), cluster_scope=True),
-    )
-    return workflow.to_dict()
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {
+            "generateName": f"{target.name(target.version)}-",
+            "labels": labels(target, target.version),
+            "namespace": target.namespace,
+        },
+        "spec": {
+            "arguments": {"parameters": [{"name": k, "value": v} for k, v in arguments.items()]},
+            "serviceAccountName": target.release_account,
+            "workflowTemplateRef": {"clusterScope": True, "name": release_template_name()},
+        },
+    }
 
 
 def _walk() -> "Steps":
