@@ -38,6 +38,8 @@ class ApiServer(ThreadingHTTPServer):
     def __init__(self, gateway: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.gateway = gateway
+        self.token = ""
+        """that a request needs, if any"""
         self.pods_run = False
         """whether Deployments get ready at once"""
         self.workflow: dict[str, Any] = {}
@@ -132,7 +134,11 @@ class _Handler(BaseHTTPRequestHandler):
         assert isinstance(server, ApiServer)
         content = self.rfile.read(int(self.headers.get("content-length") or 0))
         kind = self.headers.get("content-type", "")
-        status, body = server.answer(self.command, self.path, kind, json.loads(content or b"{}"))
+        if server.token and self.headers.get("authorization") != f"Bearer {server.token}":
+            status, body = _refusal(401, "Unauthorized")
+        else:
+            asked = json.loads(content or b"{}")
+            status, body = server.answer(self.command, self.path, kind, asked)
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")

@@ -1,4 +1,4 @@
-"""What steers a release is installed alone, as `modelyard[steering]`; the rest, where it is asked for."""
+"""What is not in `modelyard[steering]`, by which a release is steered, may be missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
