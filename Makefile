@@ -55,10 +55,13 @@ golden: setup ## write the rendered YAML anew that tests compare
 	cd tests/argo/model && modelyard render
 	MODELYARD_GOLDEN=write pytest -q tests/pipeline/test_indexed_job.py
 
-constraints: setup ## compile the pins of the whole stack anew, and the hashes of what serves
+constraints: setup ## compile the pins of the whole stack anew, and the hashes of what the images have
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  --no-emit-find-links --no-emit-index-url --all-extras --group dev --group bench \
 	  pyproject.toml constraints.in -o constraints.txt
 	echo uv | uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  --no-emit-find-links --no-emit-index-url --extra serving --generate-hashes \
 	  -c constraints.txt pyproject.toml - -o bentos/modelyard/serving/hashes.txt
+	echo hatchling | uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+	  --no-emit-find-links --no-emit-index-url --extra steering --generate-hashes \
+	  -c constraints.txt pyproject.toml - -o argo/hashes.txt

@@ -40,6 +40,8 @@ class ApiServer(ThreadingHTTPServer):
     def __init__(self, gateway: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.gateway = gateway
+        self.token = ""
+        """that a request needs, if any"""
         self.pods_run = False
         """whether Deployments get ready at once"""
         self.workflow: dict[str, Any] = {}
@@ -80,7 +82,7 @@ class ApiServer(ThreadingHTTPServer):
         return {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": found}
 
     def _get(self, key: Key, body: dict[str, Any]) -> Answer:
-        return (200, self.objects[key]) if key in self.objects else _refusal(404, "not found")
+        return (200, self.objects[key]) if key in self.objects else _absent(key)
 
     def _post(self, key: Key, body: dict[str, Any]) -> Answer:
         return _refusal(409, "exists") if key in self.objects else (201, self._store(key, body))
@@ -109,7 +111,7 @@ class ApiServer(ThreadingHTTPServer):
 
     def _delete(self, key: Key, body: dict[str, Any]) -> Answer:
         if self.objects.pop(key, None) is None:
-            return _refusal(404, "not found")
+            return _absent(key)
         return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 
     def _store(self, key: Key, body: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +136,11 @@ class _Handler(BaseHTTPRequestHandler):
         assert isinstance(server, ApiServer)
         content = self.rfile.read(int(self.headers.get("content-length") or 0))
         kind = self.headers.get("content-type", "")
-        status, body = server.answer(self.command, self.path, kind, json.loads(content or b"{}"))
+        if server.token and self.headers.get("authorization") != f"Bearer {server.token}":
+            status, body = _refusal(401, "Unauthorized")
+        else:
+            asked = json.loads(content or b"{}")
+            status, body = server.answer(self.command, self.path, kind, asked)
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -193,6 +199,11 @@ def _conflict(manager: str, paths: list[str]) -> Answer:
     )
     causes = [{"reason": "FieldManagerConflict", "field": path} for path in paths]
     return code, status | {"reason": "Conflict", "details": {"causes": causes}}
+
+
+def _absent(key: Key) -> Answer:
+    code, status = _refusal(404, f'{key[2]} "{key[3]}" not found')
+    return code, status | {"reason": "NotFound", "details": {"kind": key[2], "name": key[3]}}
 
 
 def _refusal(code: int, message: str) -> Answer:

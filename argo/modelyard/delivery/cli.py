@@ -16,6 +16,7 @@ import click
 import typer
 
 from modelyard.delivery.controller import Controller, Unchanged
+from modelyard.delivery.extra import installed
 from modelyard.delivery.history import Summary, summary
 from modelyard.delivery.machine import Provenance, State
 from modelyard.delivery.policy import (
@@ -81,7 +82,6 @@ def run(
     Exit codes: 0 promoted or bootstrapped, 2 rolled back, 3 held as inconclusive, 1 error.
     """
     from modelyard.delivery.progress import Progress
-    from modelyard.delivery.replay import Replay, Watch, read_traffic
 
     policy, place = _place(env)
     if asks_for_approval(place):
@@ -92,6 +92,8 @@ def run(
     version = _version(policy, place, candidate)
     clients = None
     if isinstance(place, Local):
+        from modelyard.delivery.replay import Replay, Watch, read_traffic
+
         url = f"http://127.0.0.1:{place.port}"
         clients = Replay(url, read_traffic(traffic), place.replay_rate) if traffic else Watch(url)
     elif traffic:
@@ -294,7 +296,9 @@ def main() -> None:
     A mistake in the command line, too: click's own code for it, 2, means rolled back here.
     """
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        with installed():
+            code = app(standalone_mode=False)
+        sys.exit(code or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(1)
@@ -456,11 +460,12 @@ def _tell(env: str, events: Sequence[ReleaseEvent], as_json: bool) -> Summary:
 
 
 def _write_page(env: str, events: Sequence[ReleaseEvent]) -> Path | None:
-    from modelyard.delivery.report import write_report
-
     path = Path(".modelyard/releases") / f"{events[0].release}.html"
     try:
-        write_report(path, project_name(), env, [events])
+        with installed():
+            from modelyard.delivery.report import write_report
+
+            write_report(path, project_name(), env, [events])
     except Exception as error:  # whatever breaks here, the release has ended as it has
         told = str(error) if isinstance(error, UserError) else repr(error)
         print(f"no report: {told}", file=sys.stderr)

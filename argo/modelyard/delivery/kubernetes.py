@@ -17,7 +17,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
+
 from modelyard.delivery import manifests
+from modelyard.delivery.api import Kind, NoSuchKind, Refusal, connect
 from modelyard.delivery.manifests import FIELD_MANAGER, Manifest, Target
 from modelyard.delivery.policy import Kubernetes
 from modelyard.delivery.ports import Health, LockLost, NoAnswer, Ports, Routes
@@ -38,7 +41,6 @@ _LIVE_S = 60  # within which a Gateway takes a route over
 _TRIES = 5
 _PATIENCE_S = 90.0  # for which an API server that does not answer is asked again
 _AGAIN_S = 1.0
-_CONNECT_S, _READ_S = 3.0, 10.0
 
 # A pod that waits for one of these does not get ready by waiting longer.
 _HOPELESS = {
@@ -91,20 +93,14 @@ class Cluster:
 
     def __init__(self, namespace: str, patience: float = _PATIENCE_S) -> None:
         """Args: patience: s for which an API server that does not answer is asked again."""
-        from kubernetes import config, dynamic
-
-        self.namespace = namespace
-        inside = "KUBERNETES_SERVICE_HOST" in os.environ
-        try:
-            config.load_incluster_config() if inside else config.load_kube_config()
-        except config.ConfigException as error:
-            raise UserError(f"no cluster: {error}; set KUBECONFIG") from None
+        self.namespace, self._patience = namespace, patience
+        self._api = connect()
         self.may_write: Callable[[], None] = anybody_may
         """called before each write; raises LockLost where this process may write no more"""
-        # From outside, what can't be reached at all is rather another cluster than was meant.
-        self._patience = patience if inside else 0.0
-        self._client = self._ask("reach the cluster", lambda: dynamic.DynamicClient(_api_client()))
-        self._patience = patience
+        if "KUBERNETES_SERVICE_HOST" not in os.environ:
+            # From outside, what can't be reached at all is rather another cluster than was meant.
+            with _refusals("reach the cluster"):
+                self._api.reach()
 
     def _ask(self, what: str, call: Callable[[], Any], writes: bool = False) -> Any:
         """Raises: NoAnswer: the API server did not for all the time that one has patience."""
@@ -137,125 +133,93 @@ class Cluster:
         return self._ask(f"apply {kind} {name}", lambda: self._apply(manifest, force), writes=True)
 
     def _apply(self, manifest: Manifest, force: bool) -> Manifest:
-        from kubernetes.client import ApiException
-
         kind, name = (manifest["apiVersion"], manifest["kind"]), manifest["metadata"]["name"]
         message = ""
         for _ in range(_TRIES):
             body = _seen(manifest, self.get(kind, name))
             try:
-                return (
-                    self._resource(*kind)
-                    .server_side_apply(
-                        body=body,
-                        name=name,
-                        namespace=self.namespace,
-                        field_manager=FIELD_MANAGER,
-                        force_conflicts=force,
-                    )
-                    .to_dict()
-                )
-            except ApiException as error:
-                if error.status != 409:
+                return self._api.send(
+                    "PATCH", kind, self.namespace, name, body,
+                    fieldManager=FIELD_MANAGER, force=force,
+                )  # fmt: skip
+            except Refusal as refusal:
+                if refusal.status != 409:
                     raise
-                message = api_message(error.body)
-                if _managers(error.body):
+                message = api_message(refusal.body)
+                if _managers(refusal.body):
                     raise Conflict(f"can't apply {kind[1]} {name}: {message}") from None
                 # Otherwise it was changed since it was read, as by a Gateway's status.
         raise Conflict(
             f"can't apply {kind[1]} {name}: something else changes it all the time: {message}"
         )
 
-    def get(
-        self, kind: tuple[str, str], name: str, namespace: str | None = None
-    ) -> Manifest | None:
+    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Manifest | None:
         """Args: namespace: another than the cluster's own."""
         place = namespace or self.namespace
+        return self._ask(
+            f"get {kind[1]} {name}",
+            lambda: _unless(404, lambda: self._api.send("GET", kind, place, name)),
+        )
 
-        def call() -> Manifest:
-            return self._resource(*kind).get(name=name, namespace=place).to_dict()
-
-        return self._ask(f"get {kind[1]} {name}", lambda: _unless(404, call))
-
-    def list(self, kind: tuple[str, str], labels: dict[str, str]) -> list[Manifest]:
+    def list(self, kind: Kind, labels: dict[str, str]) -> list[Manifest]:
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
-
-        def call() -> list[Manifest]:
-            found = self._resource(*kind).get(namespace=self.namespace, label_selector=selector)
-            return found.to_dict()["items"]
-
-        return self._ask(f"list {kind[1]}", call)
+        found = self._ask(
+            f"list {kind[1]}",
+            lambda: self._api.send("GET", kind, self.namespace, labelSelector=selector),
+        )
+        return found["items"]
 
     def create(self, manifest: Manifest) -> Manifest | None:
         """As it was made; None if an object of that name is there already.
 
         So it may be by this very call, if the answer was lost.
         """
-        metadata, kind = manifest["metadata"], manifest["kind"]
+        kind, metadata = (manifest["apiVersion"], manifest["kind"]), manifest["metadata"]
         name = metadata.get("name") or metadata.get("generateName")
-
-        def call() -> Manifest:
-            resource = self._resource(manifest["apiVersion"], kind)
-            return resource.create(body=manifest, namespace=self.namespace).to_dict()
-
-        return self._ask(f"create {kind} {name}", lambda: _unless(409, call), writes=True)
+        return self._write(f"create {kind[1]} {name}", 409, "POST", kind, "", manifest)
 
     def replace(self, manifest: Manifest) -> bool:
         """False if the object was changed since it was read (by its resourceVersion).
 
         So it may be by this very call, if the answer was lost.
         """
-        kind, name = manifest["kind"], manifest["metadata"]["name"]
-
-        def call() -> bool:
-            resource = self._resource(manifest["apiVersion"], kind)
-            resource.replace(body=manifest, namespace=self.namespace)
-            return True
-
-        done = self._ask(f"replace {kind} {name}", lambda: _unless(409, call), writes=True)
-        return done is True
+        kind, name = (manifest["apiVersion"], manifest["kind"]), manifest["metadata"]["name"]
+        done = self._write(f"replace {kind[1]} {name}", 409, "PUT", kind, name, manifest)
+        return done is not None
 
     def delete(self, manifest: Manifest) -> None:
-        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        kind, name = (manifest["apiVersion"], manifest["kind"]), manifest["metadata"]["name"]
+        self._write(f"delete {kind[1]} {name}", 404, "DELETE", kind, name)
 
-        def call() -> None:
-            resource = self._resource(manifest["apiVersion"], kind)
-            resource.delete(name=name, namespace=self.namespace)
+    def _write(
+        self,
+        what: str,
+        unless: int,
+        method: str,
+        kind: Kind,
+        name: str,
+        body: Manifest | None = None,
+    ) -> Manifest | None:
+        """None where the API server refuses with the status `unless`."""
 
-        self._ask(f"delete {kind} {name}", lambda: _unless(404, call), writes=True)
+        def call() -> Manifest:
+            return self._api.send(method, kind, self.namespace, name, body)
 
-    def _resource(self, api_version: str, kind: str) -> Any:
-        return self._client.resources.get(api_version=api_version, kind=kind)
+        return self._ask(what, lambda: _unless(unless, call), writes=True)
+
+
+def _unless(status: int, call: Callable[[], Manifest]) -> Manifest | None:
+    """None where the API server refuses with this status."""
+    try:
+        return call()
+    except Refusal as refusal:
+        if refusal.status == status:
+            return None
+        raise
 
 
 def anybody_may() -> None:
     """Where there is no lock to lose."""
-
-
-def _api_client() -> Any:
-    """One that does not wait for ever."""
-    from kubernetes import client
-
-    class ApiClient(client.ApiClient):
-        def call_api(self, *arguments: Any, **options: Any) -> Any:
-            timeout = options.get("_request_timeout") or (_CONNECT_S, _READ_S)
-            return super().call_api(*arguments, **options | {"_request_timeout": timeout})
-
-    configuration = client.Configuration.get_default_copy()
-    configuration.retries = 1
-    return ApiClient(configuration)
-
-
-def _unless(status: int, call: Callable[[], Any]) -> Any:
-    """None where the API server refuses with this status."""
-    from kubernetes.client import ApiException
-
-    try:
-        return call()
-    except ApiException as error:
-        if error.status == status:
-            return None
-        raise
 
 
 class Conflict(UserError):
@@ -270,10 +234,10 @@ def _seen(manifest: Manifest, present: Manifest | None) -> Manifest:
     return manifest | {"metadata": manifest["metadata"] | version}
 
 
-def _managers(body: str | bytes | None) -> bool:
+def _managers(body: str) -> bool:
     """Whether a refusal is about fields that other managers own."""
     try:
-        causes = json.loads(body or "").get("details", {}).get("causes") or []
+        causes = json.loads(body).get("details", {}).get("causes") or []
     except (ValueError, AttributeError):
         return False
     return any(each.get("reason") == "FieldManagerConflict" for each in causes)
@@ -281,26 +245,23 @@ def _managers(body: str | bytes | None) -> bool:
 
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
-    from kubernetes.client import ApiException
-    from kubernetes.dynamic.exceptions import ResourceNotFoundError
-    from urllib3.exceptions import HTTPError
-
     try:
         yield
-    except ApiException as error:
-        status = error.status or 500
-        kind = NoAnswer if status >= 500 or status == 429 else UserError
-        raise kind(f"can't {what}: {api_message(error.body) or error.reason}") from None
-    except ResourceNotFoundError as error:
-        raise UserError(f"can't {what}: the cluster has no such kind ({error})") from None
-    except HTTPError as error:
+    except Refusal as refusal:
+        unable = refusal.status >= 500 or refusal.status == 429
+        kind = NoAnswer if unable else UserError
+        told = api_message(refusal.body) or refusal.reason
+        raise kind(f"can't {what}: {told}") from None
+    except NoSuchKind as missing:
+        raise UserError(f"can't {what}: the cluster has no such kind ({missing})") from None
+    except httpx.HTTPError as error:
         raise NoAnswer(f"can't {what}: the API server does not answer ({error})") from None
 
 
-def api_message(body: str | bytes | None) -> str:
+def api_message(body: str) -> str:
     """What the API server says in the body of a refusal."""
     try:
-        return json.loads(body or "").get("message", "")
+        return json.loads(body).get("message", "")
     except (ValueError, AttributeError):
         return ""
 

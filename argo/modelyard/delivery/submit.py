@@ -3,9 +3,13 @@
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
+import httpx
+
+from modelyard.delivery.kubernetes import WORKFLOW, Cluster, api_message
 from modelyard.delivery.manifests import Manifest
+from modelyard.delivery.ports import NoAnswer
 from modelyard.documents import UserError
 
 EVERY_S = 5.0
@@ -46,66 +50,59 @@ def workflows(namespace: str) -> Workflows:
 
 
 class ArgoServer:
-    """Through Hera, with the variables of the `argo` command.
+    """By the variables of the `argo` command.
 
     ARGO_SERVER (a URL or host:port), ARGO_TOKEN, ARGO_SECURE (true unless `false`),
     ARGO_INSECURE_SKIP_VERIFY.
     """
 
     def __init__(self, server: str, namespace: str) -> None:
-        import requests
-        from hera.workflows import WorkflowsService
-
-        class Session(requests.Session):
-            def request(self, *arguments: Any, **options: Any) -> requests.Response:
-                return super().request(*arguments, **options | {"timeout": 30})
-
         if "://" not in server:
             scheme = "http" if os.environ.get("ARGO_SECURE", "").lower() == "false" else "https"
             server = f"{scheme}://{server}"
-        self._server = server
-        self._service = WorkflowsService(
-            host=server.rstrip("/") + "/",
-            token=os.environ.get("ARGO_TOKEN"),
-            verify_ssl=os.environ.get("ARGO_INSECURE_SKIP_VERIFY", "").lower() != "true",
-            namespace=namespace,
-            session=Session(),
+        token = os.environ.get("ARGO_TOKEN", "")
+        if token and " " not in token:
+            token = f"Bearer {token}"
+        self._server = server.rstrip("/")
+        self._path = f"{self._server}/api/v1/workflows/{namespace}"
+        self._client = httpx.Client(
+            headers={"authorization": token} if token else {},
+            verify=os.environ.get("ARGO_INSECURE_SKIP_VERIFY", "").lower() != "true",
+            timeout=30,
         )
 
     def create(self, workflow: Manifest) -> str:
-        from hera.workflows.models import Workflow, WorkflowCreateRequest
-
-        request = WorkflowCreateRequest(workflow=Workflow.model_validate(workflow))
         try:
-            made = self._ask(lambda: self._service.create_workflow(request))
+            made = self._ask("POST", self._path, {"workflow": workflow})
         except Unreachable as error:
             raise UserError(str(error)) from None
         return made["metadata"]["name"]
 
     def status(self, name: str) -> Manifest:
-        return self._ask(lambda: self._service.get_workflow(name)).get("status") or {}
+        return self._ask("GET", f"{self._path}/{name}").get("status") or {}
 
-    def _ask(self, call: Callable[[], Any]) -> Manifest:
-        from hera import exceptions as hera
-        from pydantic import ValidationError
-        from requests import RequestException
-
+    def _ask(self, method: str, path: str, body: Manifest | None = None) -> Manifest:
         try:
-            return call().model_dump(mode="json", by_alias=True, exclude_none=True)
-        except (hera.BadRequest, hera.Unauthorized, hera.Forbidden, hera.NotFound) as error:
-            raise UserError(f"the Argo server {self._server} refuses: {error}") from None
-        except (RequestException, hera.HeraException) as error:
+            answer = self._client.request(method, path, json=body)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unreachable(f"the Argo server {self._server}: {error}") from None
-        except (ValidationError, TypeError) as error:
-            raise UserError(f"{self._server} does not answer as Argo does: {error}") from None
+        told = f"{answer.status_code} {api_message(answer.text) or answer.reason_phrase}"
+        if answer.status_code >= 500:
+            raise Unreachable(f"the Argo server {self._server}: {told}")
+        if not answer.is_success:
+            raise UserError(f"the Argo server {self._server} refuses: {told}")
+        try:
+            found = answer.json()
+            found["metadata"]["name"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{self._server} does not answer as Argo does") from None
+        return found
 
 
 class ClusterApi:
     """Through the cluster of KUBECONFIG, or the one that the process runs in."""
 
     def __init__(self, namespace: str) -> None:
-        from modelyard.delivery.kubernetes import Cluster
-
         self._cluster = Cluster(namespace, patience=0)  # `follow` asks on by itself
 
     def create(self, workflow: Manifest) -> str:
@@ -115,8 +112,6 @@ class ClusterApi:
         return made["metadata"]["name"]
 
     def status(self, name: str) -> Manifest:
-        from modelyard.delivery.kubernetes import WORKFLOW, NoAnswer
-
         try:
             found = self._cluster.get(WORKFLOW, name)
         except NoAnswer as error:

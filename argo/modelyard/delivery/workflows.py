@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelyard.delivery.extra import installed
 from modelyard.delivery.manifests import (
     GIT_SECRET,
     RELEASE,
@@ -437,7 +438,8 @@ def main() -> None:
         help="where your platform keeps the image of argo/Dockerfile, best by digest",
     )
     options = parser.parse_args()
-    files = platform_files(options.delivery_image)
+    with installed():
+        files = platform_files(options.delivery_image)
     if not options.write:
         sys.stdout.write("---\n".join(files.values()))
         return
