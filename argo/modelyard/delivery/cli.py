@@ -144,6 +144,8 @@ def step(
         except Unchanged as same:
             print(same)
             return
+        if state.decision is not None:
+            print(f"version {version} was {state.decision.replace('_', ' ')} already")
         if name is StepName.watch:
             state = controller.watch(state, _waiting(place, workflow or ""))
         elif name is StepName.ramp:
@@ -167,7 +169,7 @@ def adopt(
 
     policy, place = _place(env)
     ports = _ports(policy, env, place)
-    title = f"version {version} of {project_name()} is stable in {env}"
+    title = f"adopting version {version} of {project_name()} in {env}"
     with ports.record.lock(), Progress(title, sys.stdout) as progress:
         try:
             aside = Controller(ports, place.policy, progress.follow).adopt(version)
