@@ -21,7 +21,7 @@ from support import run
 from modelyard.delivery import kubernetes, manifests
 from modelyard.delivery.manifests import Target
 from modelyard.delivery.policy import Kubernetes
-from modelyard.delivery.ports import LockLost, Routes
+from modelyard.delivery.ports import LockLost, NoAnswer, Routes
 from modelyard.documents import ReleaseEvent, UserError
 
 TARGET = Target(
@@ -111,6 +111,10 @@ def deployed(replicas: int = 2, **status: Any) -> dict[str, Any]:
     }
 
 
+def available(pods: int) -> dict[str, int]:
+    return dict.fromkeys(("updatedReplicas", "readyReplicas", "availableReplicas"), pods)
+
+
 def waiting(reason: str) -> dict[str, Any]:
     state = {"waiting": {"reason": reason, "message": "no such image"}}
     return {"metadata": {"name": "pod"}, "status": {"containerStatuses": [{"state": state}]}}
@@ -125,23 +129,40 @@ STUCK = {
 
 
 @pytest.mark.parametrize(
-    ("deployment", "pods", "status"),
+    ("deployment", "pods", "status", "ready"),
     [
-        (None, [], "absent"),
-        (deployed(), [], "starting"),
-        (deployed(updatedReplicas=2, availableReplicas=1), [], "starting"),
-        (deployed(updatedReplicas=2, availableReplicas=2), [], "ready"),
-        (deployed(updatedReplicas=2, availableReplicas=2, observedGeneration=0), [], "starting"),
-        (deployed(1, updatedReplicas=1, availableReplicas=1), [], "ready"),
-        (deployed(0, updatedReplicas=0, availableReplicas=0), [], "starting"),
-        (deployed(), [waiting("ContainerCreating")], "starting"),
-        (deployed(), [waiting("ImagePullBackOff")], "failed"),
-        (deployed(availableReplicas=1), [waiting("CrashLoopBackOff")], "failed"),
-        (deployed(conditions=[STUCK]), [], "failed"),
+        (None, [], "absent", 0),
+        (deployed(), [], "starting", 0),
+        (deployed(**available(1)), [], "starting", 1),
+        (deployed(**available(2)), [], "ready", 2),
+        (deployed(5, **available(3)), [], "ready", 3),
+        (deployed(**available(2), observedGeneration=0), [], "starting", 2),
+        (deployed(1, **available(1)), [], "ready", 1),
+        (deployed(0, **available(0)), [], "starting", 0),
+        # of an older template, such as another digest
+        (deployed(readyReplicas=2, availableReplicas=2), [], "starting", 2),
+        (deployed(), [waiting("ContainerCreating")], "starting", 0),
+        (deployed(), [waiting("ImagePullBackOff")], "failed", 0),
+        (deployed(), [waiting("CrashLoopBackOff")], "failed", 0),
+        (deployed(conditions=[STUCK]), [], "failed", 0),
+        # one pod in trouble is not the end of a version whose others serve
+        (deployed(**available(1)), [waiting("CrashLoopBackOff")], "starting", 1),
+        (deployed(**available(1), conditions=[STUCK]), [], "starting", 1),
+        (deployed(5, **available(2)), [waiting("ImagePullBackOff")], "ready", 2),
     ],
 )
-def test_health(deployment: dict[str, Any] | None, pods: list[Any], status: str) -> None:
-    assert kubernetes.health_of(deployment, pods, replicas=2).status == status
+def test_health(
+    deployment: dict[str, Any] | None, pods: list[Any], status: str, ready: int
+) -> None:
+    found = kubernetes.health_of(deployment, pods, replicas=2)
+    assert (found.status, found.ready) == (status, ready)
+    assert found.silent == (ready == 0) and found.answers == (ready > 0)
+
+
+def test_health_names_the_pod_in_trouble() -> None:
+    deployment = deployed(**available(1))
+    found = kubernetes.health_of(deployment, [waiting("CrashLoopBackOff")], replicas=2)
+    assert found.detail == "1 of 2 pods available; pod: CrashLoopBackOff: no such image"
 
 
 def test_record_of_config_maps() -> None:
@@ -188,14 +209,6 @@ def test_a_record_of_large_events_fits_into_config_maps(cluster: kubernetes.Clus
     assert len(sizes) == 3 and max(sizes) < 2**19
     with pytest.raises(UserError, match="event 12 of release 0001-v2 has 9"):
         anew.append(event(12, reason="x" * 900_000))
-
-
-def test_a_lease_ends_when_it_is_not_renewed() -> None:
-    now = datetime(2026, 1, 2, tzinfo=UTC)
-    held = {"spec": {"holderIdentity": "pod-1", "renewTime": "2026-01-02T00:00:00.000000Z"}}
-    assert kubernetes.lease_holder(held, now) == "pod-1"
-    assert kubernetes.lease_holder(held, now + timedelta(minutes=2)) is None
-    assert kubernetes.lease_holder({"spec": {"holderIdentity": ""}}, now) is None
 
 
 def workflow(phase: str, *approve: str) -> dict[str, Any]:
@@ -290,19 +303,44 @@ def kubeconfig(server: str) -> dict[str, Any]:
     }
 
 
-def test_record_and_lock(cluster: kubernetes.Cluster) -> None:
+def test_record_and_lock(cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes, "_LEASE_S", 3)
     record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
     with record.lock():
         for _ in range(2):  # a step that is run again
             for number in (0, 1):
                 record.append(event(number))
-        with pytest.raises(UserError, match="is releasing in namespace"), record.lock():
+        other = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+        with pytest.raises(UserError, match="is releasing in namespace"), other.lock():
             pass
     with record.lock():
         pass
     assert [[each.sequence for each in release] for release in record.releases()] == [[0, 1]]
     with pytest.raises(UserError, match="written by another controller"):
         record.append(event(1, weight=25))
+
+
+@pytest.mark.parametrize("skew", [-3600, 0, 3600])
+def test_a_lease_of_a_dead_pod_is_taken_once_it_is_not_renewed(
+    cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch, skew: int
+) -> None:
+    """Whatever the dead pod's clock said. A live one renews it, as in `test_record_and_lock`."""
+    monkeypatch.setattr(kubernetes, "_LEASE_S", 1)
+    record, name = kubernetes.ConfigMapRecord(cluster, _in(cluster)), _in(cluster).release_account
+    then = datetime.now(UTC) + timedelta(seconds=skew)
+    spec = {
+        "holderIdentity": "dead-pod",
+        "leaseDurationSeconds": 60,
+        "renewTime": then.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+    }
+    lease = {"apiVersion": kubernetes._LEASE[0], "kind": "Lease", "metadata": {"name": name}}
+    assert cluster.create(lease | {"spec": spec})
+    with record.lock():
+        held = cluster.get(kubernetes._LEASE, name)
+        assert record._lease and held and held["spec"]["holderIdentity"] == record._lease.holder
+        assert held["metadata"]["name"] == name
+    let_go = cluster.get(kubernetes._LEASE, name)
+    assert let_go is not None and kubernetes.lease_holder(let_go) == ""
 
 
 def test_a_lease_that_was_taken_is_not_taken_back(cluster: kubernetes.Cluster) -> None:
@@ -327,15 +365,28 @@ def test_a_lease_that_was_taken_is_not_taken_back(cluster: kubernetes.Cluster) -
 def test_a_lease_that_cant_be_renewed_ends(
     cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes, "_LEASE_S", 0.2)
+    """And whoever held it writes nothing more, whatever it is about to do."""
+    monkeypatch.setattr(kubernetes, "_LEASE_S", 1)
     monkeypatch.setattr(cluster, "replace", refuse)
     record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
     with record.lock():
+        record.append(event(0))
         end = time.monotonic() + 20
         with pytest.raises(LockLost, match="could not be renewed"):
             while time.monotonic() < end:
                 record.check()
                 time.sleep(0.05)
+        target = _in(cluster)
+        for write in (
+            lambda: cluster.apply(manifests.service(target, 2)),
+            lambda: cluster.create(manifests.service(target, 2)),
+            lambda: cluster.delete(manifests.service(target, 2)),
+            lambda: record.append(event(0, release="0002-v2")),
+        ):
+            with pytest.raises(LockLost):
+                write()
+        assert len(record.releases()) == 1, "reading is allowed"
+    cluster.apply(manifests.service(target, 2))
 
 
 def refuse(manifest: dict[str, Any]) -> bool:
@@ -360,6 +411,164 @@ def test_two_writers_of_a_record_do_not_lose_each_others_events(
     with pytest.raises(UserError, match="written by another controller"):
         first.append(event(1))
     assert [each.weight for each in first.releases()[0]] == [5, 25]
+
+
+def test_what_is_broken_is_set_aside_and_kept(cluster: kubernetes.Cluster) -> None:
+    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    ends = {"phase": "done", "decision": "held"}
+    for release in ("0001-v2", "0002-v2", "0003-v2", "0004-v2"):
+        for number in (0, 1):
+            done = ends if number and release != "0004-v2" else {}
+            record.append(event(number, release=release, **done))
+    kind = kubernetes._CONFIG_MAP
+    edited = cluster.get(kind, kubernetes.record_name("flight-delay", "0002-v2", 0))
+    assert edited is not None
+    del edited["data"]["000000"]
+    assert cluster.replace(edited)
+    good = kubernetes.record_name("flight-delay", "0003-v2", 0)
+    twice = cluster.get(kind, good)
+    assert twice is not None
+    twice["metadata"] = {"name": f"{good}-copy", "labels": twice["metadata"]["labels"]}
+    assert cluster.create(twice)
+    with pytest.raises(UserError, match="0002-v2: event 0 is missing"):
+        record.releases()
+
+    def sound(events: list[ReleaseEvent]) -> bool:
+        return events[-1].phase == "done"
+
+    aside = record.set_aside(sound)
+    names = [
+        kubernetes.record_name("flight-delay", "0002-v2", 0),
+        f"{good}-copy",
+        kubernetes.record_name("flight-delay", "0004-v2", 0),
+    ]
+    assert aside == [f"ConfigMap {name}" for name in names]
+    assert [each[0].release for each in record.releases()] == ["0001-v2", "0003-v2"]
+    kept = cluster.get(kind, names[0])
+    assert kept is not None and kept["data"] == edited["data"]
+    assert record.set_aside(sound) == []
+
+
+def test_a_record_that_is_deleted_meanwhile_is_not_begun_in_its_middle(
+    cluster: kubernetes.Cluster,
+) -> None:
+    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    for number in (0, 1):
+        record.append(event(number))
+    name = kubernetes.record_name("flight-delay", "0001-v2", 0)
+    cluster.delete({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}})
+    with pytest.raises(UserError, match=f"{name} of the record is gone"):
+        record.append(event(2))
+    assert record.releases() == []
+
+
+@pytest.mark.parametrize(
+    ("routes", "serving"),
+    [
+        (Routes(stable=1), {1: 100}),
+        (Routes(stable=1, candidate=2, mirror=True), {1: 100}),
+        (Routes(stable=1, candidate=2, weight=25), {1: 75, 2: 25}),
+        (Routes(stable=1, candidate=2, weight=100), {2: 100}),
+        (Routes(stable=None, candidate=2, weight=100), {2: 100}),
+    ],
+)
+def test_who_serves_by_the_route(routes: Routes, serving: dict[int, int]) -> None:
+    assert kubernetes.serving_of(TARGET, kubernetes.route_of(TARGET, routes)) == serving
+
+
+def test_who_serves_by_another_route() -> None:
+    """One that somebody has edited: a page for maintenance is no version."""
+    assert kubernetes.serving_of(TARGET, None) == {}
+    route = kubernetes.route_of(TARGET, Routes(stable=1))
+    assert route is not None
+    for backends, serving in [
+        ([{"name": "maintenance", "port": 80}], {}),
+        ([{"name": "other-model-v3", "port": 80}], {}),
+        ([{"name": "flight-delay-v3", "port": 80}], {3: 1}),
+        ([{"name": "flight-delay-v3", "port": 80, "weight": 0}], {}),
+    ]:
+        route["spec"]["rules"][0]["backendRefs"] = backends
+        assert kubernetes.serving_of(TARGET, route) == serving
+
+
+@pytest.fixture
+def outage(cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator["Outage"]:
+    """The API server is away for some requests."""
+    monkeypatch.setattr(kubernetes, "_AGAIN_S", 0.0)
+    yield Outage(cluster, monkeypatch)
+
+
+class Outage:
+    def __init__(self, cluster: kubernetes.Cluster, patched: pytest.MonkeyPatch) -> None:
+        from kubernetes.client import ApiClient
+
+        self.away = 0
+        """requests that get no answer from now on"""
+        self.lost = False
+        """whether they are carried out all the same"""
+        call = ApiClient.call_api
+
+        def call_api(api: Any, *arguments: Any, **options: Any) -> Any:
+            from urllib3.exceptions import MaxRetryError
+
+            if self.away == 0:
+                return call(api, *arguments, **options)
+            self.away -= 1
+            if self.lost:
+                call(api, *arguments, **options)
+            raise MaxRetryError(None, "/", Exception("connection refused"))  # type: ignore[arg-type]
+
+        patched.setattr(ApiClient, "call_api", call_api)
+        cluster.get(kubernetes._CONFIG_MAP, "none")
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["refused", "answers lost"])
+def test_an_api_server_that_is_away_is_asked_again(
+    cluster: kubernetes.Cluster, outage: Outage, lost: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A request whose answer is lost is carried out twice, and that does no harm."""
+    outage.lost = lost
+    record, target = kubernetes.ConfigMapRecord(cluster, _in(cluster)), _in(cluster)
+    outage.away = 1
+    with record.lock():
+        for number in range(3):
+            outage.away = 1
+            record.append(event(number))
+        for act in (
+            lambda: cluster.apply(manifests.service(target, 2)),
+            lambda: cluster.list(("v1", "Service"), manifests.labels(target)),
+            lambda: cluster.delete(manifests.service(target, 2)),
+        ):
+            outage.away = 3
+            act()
+            assert outage.away == 0
+    assert [[each.sequence for each in release] for release in record.releases()] == [[0, 1, 2]]
+    assert cluster.get(("v1", "Service"), target.name(2)) is None
+    said = capsys.readouterr().err
+    assert "the API server does not answer" in said and "asking again for up to 90 s" in said
+
+
+def test_an_api_server_that_stays_away(
+    cluster: kubernetes.Cluster, outage: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_patience", 0.2)
+    outage.away = -1
+    with pytest.raises(NoAnswer, match="can't get ConfigMap a: the API server does not answer"):
+        cluster.get(kubernetes._CONFIG_MAP, "a")
+
+
+def test_an_outage_that_is_longer_than_the_lease_ends_in_no_write(
+    cluster: kubernetes.Cluster, outage: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes, "_LEASE_S", 1)
+    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    with record.lock():
+        record.append(event(0))
+        outage.away = -1
+        with pytest.raises(LockLost, match="could not be renewed"):
+            record.append(event(1))
+        outage.away = 0
+    assert [len(each) for each in record.releases()] == [1]
 
 
 def test_versions(cluster: kubernetes.Cluster) -> None:

@@ -252,6 +252,51 @@ def test_an_edited_event_ends_the_next_step(place: Place) -> None:
     assert place.api.objects[ROUTE]["spec"] == before
 
 
+def lose_records(place: Place, of: str) -> None:
+    with place.api.lock:
+        for key in [k for k in place.api.objects if k[2] == "configmaps" and of in k[3]]:
+            del place.api.objects[key]
+
+
+def test_a_record_that_is_lost_takes_nothing_down(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted: list[tuple[str, ...]] = []
+    delete = place.api._delete
+    monkeypatch.setattr(place.api, "_delete", lambda key, body: (
+        deleted.append(key[2:]), delete(key, body))[1])  # fmt: skip
+    lose_records(place, "flight-delay")
+    assert place.release(2).decision == "promoted"
+    adopted, released = place.controller(2).ports.record.releases()
+    assert (adopted[-1].decision, adopted[-1].stable) == ("bootstrapped", 1)
+    assert "there was no record" in adopted[0].reason and released[-1].stable == 2
+    until(lambda: place.weights[-1] == {"2": 100})
+    assert all(sum(weights.values()) == 100 for weights in place.weights)
+
+    lose_records(place, "v2")  # what is left says that version 1 is stable
+    before = place.api.objects[ROUTE]["spec"]
+    with pytest.raises(UserError, match="all users get version 2, but .* version 1 is stable"):
+        place.release(3)
+    assert place.api.objects[ROUTE]["spec"] == before
+    controller = place.controller(2)
+    with controller.ports.record.lock():
+        assert controller.adopt(2) == []
+    assert place.events()[-1].stable == 2
+    assert {kind for kind, _ in deleted} == {"deployments", "services", "horizontalpodautoscalers"}
+    assert {name for _, name in deleted} == {"flight-delay-v1"}, "once version 2 was promoted"
+
+
+def test_a_record_that_is_lost_in_mid_canary(place: Place) -> None:
+    controller = place.controller(2)
+    with controller.ports.record.lock():
+        controller.advance(controller.open(2), "canary", 20)
+        lose_records(place, "flight-delay")
+        with pytest.raises(UserError, match=r"version 1 \(80 %\) and version 2 \(20 %\)"):
+            controller.open(2)
+        assert "now all users get version 1" in controller.go_back(2, "asked for")
+    until(lambda: place.weights[-1] == {"1": 100})
+
+
 def test_a_candidate_is_watched_while_a_person_is_waited_for(place: Place) -> None:
     controller, looks = place.controller(2), iter([True, True, False])
     with controller.ports.record.lock():

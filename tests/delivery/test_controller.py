@@ -116,7 +116,7 @@ class Fatal(FileRecord):
 def released(folder: Path) -> None:
     """Version 1 is stable."""
     record = FileRecord(folder)
-    record.folder.mkdir(parents=True)
+    record.folder.mkdir(parents=True, exist_ok=True)
     fields = {"release": "r0", "candidate": 1, "stable": None}
     for number, (phase, weight) in enumerate(
         [("preflight", 0), ("deploy", 0), ("promote", 100), ("done", 100)]

@@ -7,18 +7,22 @@ import re
 import signal
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from delivery import simulated
 from delivery.simulated import BEGAN, SETTINGS, Candidate, record
 from rich.console import Console
 
 from modelyard.delivery import machine, progress
 from modelyard.delivery.cli import _ctrl_c
 from modelyard.delivery.history import summary
+from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Evidence, Health
 from modelyard.delivery.progress import Progress
 from modelyard.delivery.status import Status, outcome, show, status
+from modelyard.delivery.words import happened
 from modelyard.documents import ReleaseEvent
 
 READY = Health(status="ready")
@@ -51,8 +55,9 @@ def test_plain_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     assert "\x1b" not in "".join(lines)
     told = [line for line in lines if "% of the users get v2" in line]
     assert [re.findall(r"\d+ %", line)[0] for line in told] == ["5 %", "25 %"]
-    look = next(line for line in lines if "canary 5 % |" in line)
-    assert re.search(r"v1 \d+ requests, \d+/s, 0 failed \| v2 \d+ requests", look)
+    first, look, *_ = (line for line in lines if "canary 5 % |" in line)
+    assert " | v1 no requests | v2 no requests | " in first, "no rate of what was not counted"
+    assert re.search(r"v1 [\d,]+ requests, \d+/s, 0 failed \| v2 \d+ requests", look)
     assert re.search(r"errors .* of 2.0 %, e 0.\d+ of 500, wait", look)
     assert "all users get v1 again: errors: " in lines[-2] and lines[-1].endswith("v2 is stopped")
 
@@ -101,7 +106,9 @@ def shown(found: Status, width: int = 120) -> str:
 
 def test_status_of_an_unfinished_release() -> None:
     good, cut = record(seed=1, version=2), record(seed=2, version=3, began=BEGAN + 60, events=40)
-    found = status("local", [good, cut], {2: READY, 3: READY}, READY, "http://127.0.0.1:8080")
+    serving = {3: 5, 2: 95}
+    url = "http://127.0.0.1:8080"
+    found = status("local", [good, cut], {2: READY, 3: READY}, READY, url, serving)
     text = shown(found)
     for part in [
         "promoted",
@@ -111,6 +118,7 @@ def test_status_of_an_unfinished_release() -> None:
         f"waits for: {cut[-1].reason}",
         "errors",
         "stable: 2",
+        "users get version 2 (95 %) and version 3 (5 %)",
         "version 3: ready",
         "users: http://127.0.0.1:8080",
     ]:
@@ -185,6 +193,42 @@ def test_copies_that_come_in_after_the_shadow_have_no_user() -> None:
     found = summary([*events[:-1], events[-1].model_copy(update={"evidence": late})])
     assert found.decision == "rolled_back" and not any(e.phase == "canary" for e in events)
     assert (found.candidate_requests, found.candidate_failures) == (0, 0)
+
+
+def test_a_gate_that_measured_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    histogram = simulated._histogram
+    none = lambda *given, empty=False: {} if empty else histogram(*given)  # noqa: E731
+    monkeypatch.setattr(simulated, "_histogram", none)
+    lines = followed(record(seed=1, events=60)).splitlines()
+    look = [line for line in lines if "shadow | " in line][-1]
+    assert "| scores: none came, of any request |" in look and "?" not in look
+
+
+@pytest.mark.parametrize(
+    ("stable", "silent", "said"),
+    [
+        (1, False, "version 2 is rolled back: all users get version 1"),
+        (1, True, "version 2 is rolled back, but version 1 does not answer"),
+        (None, False, "version 2 is rolled back; nobody is served: it was the first version"),
+    ],
+)
+def test_who_is_served_after_a_roll_back(stable: int | None, silent: bool, said: str) -> None:
+    found = summary(record(Candidate(failing=0.5), seed=1))
+    text = outcome(replace(found, stable=stable, stable_silent=silent))
+    assert text.splitlines()[0] == said
+    assert ("stable was" in text) == (stable is not None)
+
+
+@pytest.mark.parametrize(
+    ("stable", "said"),
+    [(1, "all users get v1 again"), (None, "nobody is served: v2 was the first version")],
+)
+def test_a_roll_back_in_the_log(stable: int | None, said: str) -> None:
+    begun = machine.begin("r", 2, stable, BEGAN, Policy())
+    back = begun.model_copy(update={"sequence": 1, "phase": "rollback", "policy": None})
+    assert happened(back) == said
+    assert happened(machine.replay([begun, back])) == said
 
 
 def test_how_it_ended_in_plain_words() -> None:

@@ -76,8 +76,6 @@ class Paired:
             )
 
     def _text(self, seen: Floats) -> str:
-        if not seen[2]:
-            return "no paired predictions yet"
         return (
             f"{seen[3]:.0f} of {seen[2]:.0f} paired predictions disagree (at most {self.most:.0%})"
         )

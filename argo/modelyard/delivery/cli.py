@@ -172,7 +172,7 @@ def adopt(
 
     policy, place = _place(env)
     ports = _ports(policy, env, place)
-    title = f"version {version} of {project_name()} is stable in {env}"
+    title = f"adopting version {version} of {project_name()} in {env}"
     with ports.record.lock(), Progress(title, sys.stdout) as progress:
         try:
             aside = Controller(ports, place.policy, progress.follow).adopt(version)

@@ -147,13 +147,10 @@ class Trial:
         lower = self.level.greatest(self.bets, places["errors.lower"], -1.0)
         # Half of the test at 100 % went into stable's upper bound.
         alone = self.alone.e[0] / 2 if self.alone else 0.0
-        told = (
-            f"{k_c:.0f} of {n_c:.0f} failed at the candidate, {k_s:.0f} of {n_s:.0f} at stable; "
-            f"{between(lower, upper)} (margin {margin:.2%})"
-        )
         return self.level.verdict(
             "errors",
-            told if n_s and n_c else "no requests to compare yet",
+            f"{k_c:.0f} of {n_c:.0f} failed at the candidate, {k_s:.0f} of {n_s:.0f} at stable; "
+            f"{between(lower, upper)} (margin {margin:.2%})",
             e=max(self._harm("errors.harm"), float(alone)),
             proof=self._proofs("errors.upper")[margin],
             n=n_c,

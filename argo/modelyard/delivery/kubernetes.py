@@ -5,6 +5,7 @@ again changes nothing. What is read is judged by plain functions of the objects.
 """
 
 import json
+import math
 import os
 import re
 import socket
@@ -115,8 +116,7 @@ class Cluster:
                 if time.monotonic() >= end:
                     raise
                 if not told:
-                    again = f"asking again for up to {self._patience:g} s"
-                    print(f"{error}; {again}", file=sys.stderr, flush=True)
+                    _say(f"{error}; asking again for up to {self._patience:g} s")
                 told = True
             time.sleep(_AGAIN_S)
 
@@ -218,6 +218,10 @@ def _unless(status: int, call: Callable[[], Manifest]) -> Manifest | None:
         raise
 
 
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
 def anybody_may() -> None:
     """Where there is no lock to lose."""
 
@@ -300,7 +304,7 @@ class GatewayRouter:
                     f"{conflict}; only the release should write it: see who does by "
                     f"`kubectl get httproute {self._target.model} --show-managed-fields -o yaml`"
                 ) from None
-            print(f"{conflict}; all traffic goes to stable all the same", file=sys.stderr)
+            _say(f"{conflict}; all traffic goes to stable all the same")
             self._cluster.apply(route, force=True)
 
 
@@ -674,7 +678,7 @@ class Lease:
         By this process's clock alone: those of two machines may differ.
         """
         lease = {"apiVersion": _LEASE[0], "kind": _LEASE[1], "metadata": self._metadata}
-        seen, since = "", time.monotonic()
+        seen, ends = "", math.inf
         while True:
             until = time.monotonic() + _LEASE_S
             mine = {"spec": _lease_spec(self.holder)}
@@ -687,22 +691,15 @@ class Lease:
             if holder == self.holder:
                 break  # the answer was lost
             if holder and seen not in ("", version):
-                raise UserError(
-                    f"{holder} is releasing in namespace {self._cluster.namespace}; "
-                    "wait for it to end"
-                )
-            if not seen and holder:
-                seen, since = version, time.monotonic()
-                print(
-                    f"{holder} has the lease {self._name}: waiting to see whether it is at work, "
-                    f"for up to {_LEASE_S} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            if not holder or time.monotonic() - since > _LEASE_S:
-                if self._cluster.replace(present | mine):
-                    break
-                continue
+                where = f"in namespace {self._cluster.namespace}"
+                raise UserError(f"{holder} is releasing {where}; wait for it to end")
+            over = not holder or time.monotonic() > ends
+            if over and self._cluster.replace(present | mine):
+                break
+            if holder and not seen:
+                seen, ends = version, time.monotonic() + _LEASE_S
+                _say(f"{holder} has the lease {self._name}: waiting for up to {_LEASE_S} s to see "
+                     "whether it is still at work")  # fmt: skip
             time.sleep(_AGAIN_S)
         self._until = until
 

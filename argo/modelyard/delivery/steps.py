@@ -58,6 +58,8 @@ def take(
             return state
         return controller.advance(state)
     state = controller.begun(version)
+    if state.decision is not None:
+        print(f"version {version} was {state.decision.replace('_', ' ')} already")
     if name is StepName.watch:
         return controller.watch(state, _waiting(place, workflow))
     if name is StepName.promote:
