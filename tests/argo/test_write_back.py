@@ -1,19 +1,15 @@
 """The outcome of a release in Git: real git and bare repositories, over HTTP with a token, too."""
 
-import base64
 import json
 import os
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from git_server import served
 from support import ROOT, commit, run
 
 from modelyard.delivery import write_back as module

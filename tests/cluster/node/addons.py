@@ -9,10 +9,9 @@ from string import Template
 from typing import Any
 
 import yaml
-
 from cluster.node import images
 from cluster.node.node import DNS, REGISTRY, Node
-from cluster.node.programs import BY_NAME, command, module_folder, timed, tools
+from cluster.node.programs import BY_NAME, CommandFailed, command, module_folder, timed, tools
 
 Manifest = dict[str, Any]
 MANIFESTS = Path(__file__).with_name("manifests")
@@ -155,7 +154,13 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def _apply(node: Node, manifests: Iterable[Manifest]) -> None:
     text = yaml.dump_all(manifests, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))
-    _kubectl(node, "apply", "--server-side", "--force-conflicts", "-f", "-", given=text)
+    for more in (2, 1, 0):  # on a machine that is busy, a large definition takes its minute
+        try:
+            _kubectl(node, "apply", "--server-side", "--force-conflicts", "-f", "-", given=text)
+            return
+        except CommandFailed as error:
+            if not more or "imeout" not in str(error):
+                raise
 
 
 def _kubectl(node: Node, *arguments: str, given: str | None = None) -> str:

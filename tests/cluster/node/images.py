@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.serving import image as bento_image
-
 from cluster.node.programs import BY_NAME, cache, command, program, say, timed
 
 if TYPE_CHECKING:
     from cluster.node.node import Node
 
-_ACCEPT = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+_ACCEPT = (
+    "application/vnd.oci.image.manifest.v1+json,"
+    "application/vnd.docker.distribution.manifest.v2+json"
+)
 # Program → its recipe. What is linked statically needs no base.
 STATIC = {
     "pause": "pause", "coredns": "coredns", "workflow-controller": "argo", "argoexec": "argo",

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-
 from cluster.node import firewall, processes
 from cluster.node.processes import Processes, until
 from cluster.node.programs import cache, command, program, say, timed, tools
@@ -55,7 +54,7 @@ class Node:
 
     @property
     def kept(self) -> bool:
-        """Whether it is to stay until somebody ends it; else it ends with the run that started it."""
+        """Whether it stays until somebody ends it, and not only as long as the run it is for."""
         return (self.home / "kept").exists()
 
     def keep(self) -> None:
@@ -210,7 +209,8 @@ class Node:
             f"--service-account-key-file={pki}/sa.pub",
             f"--service-account-signing-key-file={pki}/sa.key",
             f"--service-cluster-ip-range={SERVICES}", "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
+            # As clusters have it; that pods are restricted is said by each namespace.
+            "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
             # For metrics-server, whose API the server passes on to.
             f"--requestheader-client-ca-file={pki}/ca.crt",
             "--requestheader-allowed-names=aggregator",
@@ -225,6 +225,8 @@ class Node:
             "controllers", program("kube-controller-manager"),
             f"--kubeconfig={self.home}/cfg/controllers.conf", f"--secure-port={CONTROLLERS}",
             "--bind-address=127.0.0.1", "--use-service-account-credentials",
+            # Who holds no lease loses none, on a machine that is busy: nobody starts these again.
+            "--leader-elect=false",
             f"--service-account-private-key-file={pki}/sa.key", f"--root-ca-file={pki}/ca.crt",
             f"--cluster-signing-cert-file={pki}/ca.crt", f"--cluster-signing-key-file={pki}/ca.key",
             # The firewall goes by the node's range of addresses.
@@ -235,6 +237,7 @@ class Node:
         start(
             "scheduler", program("kube-scheduler"), f"--secure-port={SCHEDULER}",
             "--bind-address=127.0.0.1", f"--kubeconfig={self.home}/cfg/scheduler.conf",
+            "--leader-elect=false",
         )  # fmt: skip
 
     def _containerd(self) -> None:
@@ -347,6 +350,11 @@ runtime_type = "io.containerd.runc.v2"
         words = [str(tools() / "kubectl"), "--kubeconfig", str(self.kubeconfig), *arguments]
         done = subprocess.run(words, capture_output=True, text=True)
         return None if done.returncode else done.stdout.strip()
+
+    def pid(self, container: str) -> int:
+        """The first process of a container, as this machine numbers it."""
+        file = self.home / "state" / "io.containerd.runtime.v2.task" / "k8s.io" / container
+        return int((file / "init.pid").read_text())
 
     def _wait(self, otherwise: str, done: Callable[[], bool], seconds: float = 120) -> None:
         if not until(done, seconds):
