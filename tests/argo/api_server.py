@@ -2,7 +2,7 @@
 
 Enough for what the Kubernetes side of the ports sends: discovery, get, list by labels,
 create, replace by resourceVersion, server-side apply with its owners of fields, delete.
-With KUBECONFIG set the same tests talk to a real API server instead.
+With MODELYARD_TEST_KUBECONFIG set the same tests talk to a real API server instead.
 """
 
 import json
@@ -70,6 +70,8 @@ class ApiServer(ThreadingHTTPServer):
                 return self._patch(
                     key, body, query["fieldManager"], query["force"].lower() == "true"
                 )
+            if problem := _invalid(plural, body):
+                return _refusal(422, problem)
             return getattr(self, f"_{method.lower()}")(key, body)
 
     def _list(self, place: tuple[str, ...], query: dict[str, str]) -> dict[str, Any]:
@@ -152,6 +154,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
+
+
+def _invalid(plural: str, body: dict[str, Any]) -> str:
+    """What the real server refuses of what is sent to this one."""
+    seconds = body.get("spec", {}).get("leaseDurationSeconds") if plural == "leases" else None
+    if seconds is not None and (not isinstance(seconds, int) or seconds <= 0):
+        return f"spec.leaseDurationSeconds: Invalid value: {seconds}: must be a positive integer"
+    return ""
 
 
 def _discovery(path: str) -> Answer:

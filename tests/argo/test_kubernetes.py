@@ -264,17 +264,21 @@ def test_no_cluster(tmp_path: Path) -> None:
     assert "UserError: no cluster: " in printed, printed
 
 
+KUBECONFIG = "MODELYARD_TEST_KUBECONFIG"
+"""of a real cluster; KUBECONFIG is not looked at: people export it for production"""
 needs_cluster = pytest.mark.skipif(
-    "KUBECONFIG" not in os.environ, reason="needs a real cluster: set KUBECONFIG"
+    KUBECONFIG not in os.environ, reason=f"needs a real cluster: set {KUBECONFIG}"
 )
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[kubernetes.Cluster]:
-    """A namespace of its own on the cluster of KUBECONFIG, else on a stand-in for one."""
-    if "KUBECONFIG" in os.environ:
+    """A namespace of its own on a real cluster, if one is given, else on a stand-in for one."""
+    location = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+    if KUBECONFIG in os.environ:
         from kubernetes import client, config
 
+        monkeypatch.setattr(location, os.environ[KUBECONFIG])
         config.load_kube_config()
         name = f"modelyard-test-{uuid.uuid4().hex[:8]}"
         core = client.CoreV1Api()
@@ -286,8 +290,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[kuberne
         threading.Thread(target=server.serve_forever).start()
         file = tmp_path / "kubeconfig"
         file.write_text(yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{server.server_port}")))
-        where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
-        monkeypatch.setattr(where, str(file))
+        monkeypatch.setattr(location, str(file))
         yield kubernetes.Cluster("test")
         server.shutdown()
 
@@ -387,6 +390,16 @@ def test_a_lease_that_cant_be_renewed_ends(
                 write()
         assert len(record.releases()) == 1, "reading is allowed"
     cluster.apply(manifests.service(target, 2))
+
+
+@pytest.mark.parametrize("seconds", [0, 0.2, -1])
+def test_a_lease_of_less_than_a_second_is_refused(
+    cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(kubernetes, "_LEASE_S", seconds)
+    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    with pytest.raises(UserError, match="can't create Lease"), record.lock():
+        pass
 
 
 def refuse(manifest: dict[str, Any]) -> bool:
@@ -587,10 +600,34 @@ def test_versions(cluster: kubernetes.Cluster) -> None:
     assert runtime.versions() == set()
 
 
-def test_route_goes_live_and_away(cluster: kubernetes.Cluster) -> None:
-    if "KUBECONFIG" in os.environ:
-        pytest.skip("needs a Gateway of its own on a real cluster")
-    router, kind = kubernetes.GatewayRouter(cluster, _in(cluster)), kubernetes._ROUTE
+@pytest.fixture
+def router(cluster: kubernetes.Cluster) -> kubernetes.GatewayRouter:
+    """Of a model with versions 1 and 2, at a Gateway of the cluster."""
+    for version in (1, 2):
+        cluster.apply(manifests.service(_in(cluster), version))
+    return kubernetes.GatewayRouter(cluster, replace(_in(cluster), gateway=gateway()))
+
+
+def gateway() -> str:
+    """A Gateway that takes routes of any namespace; the stand-in takes each route."""
+    if KUBECONFIG not in os.environ:
+        return "edge/public"
+    from kubernetes import client
+
+    found = client.CustomObjectsApi().list_cluster_custom_object(
+        "gateway.networking.k8s.io", "v1", "gateways"
+    )
+    for each in found["items"]:
+        routes = [listener.get("allowedRoutes") or {} for listener in each["spec"]["listeners"]]
+        if any((route.get("namespaces") or {}).get("from") == "All" for route in routes):
+            return f"{each['metadata']['namespace']}/{each['metadata']['name']}"
+    pytest.skip("the cluster has no Gateway that takes routes of any namespace")
+
+
+def test_route_goes_live_and_away(
+    cluster: kubernetes.Cluster, router: kubernetes.GatewayRouter
+) -> None:
+    kind = kubernetes._ROUTE
     router.route(Routes(stable=1, candidate=2, weight=25))
     route = cluster.get(kind, "flight-delay")
     assert route is not None
@@ -602,18 +639,18 @@ def test_route_goes_live_and_away(cluster: kubernetes.Cluster) -> None:
 
 
 def test_a_route_that_is_edited_by_hand(
-    cluster: kubernetes.Cluster, capsys: pytest.CaptureFixture[str]
+    cluster: kubernetes.Cluster,
+    router: kubernetes.GatewayRouter,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The release says so and goes no further. Only the way back to stable is taken anyway."""
-    router, kind = kubernetes.GatewayRouter(cluster, _in(cluster)), kubernetes._ROUTE
-    if "KUBECONFIG" in os.environ:
-        pytest.skip("needs a Gateway of its own on a real cluster")
+    kind = kubernetes._ROUTE
     router.route(Routes(stable=1, candidate=2, weight=5))
     edited = cluster.get(kind, "flight-delay")
     assert edited is not None
     edited["spec"]["rules"][0]["backendRefs"][1]["weight"] = 50
     assert cluster.replace(edited)
-    with pytest.raises(UserError, match='conflicts with "kubectl-edit".*only the release should'):
+    with pytest.raises(UserError, match='conflicts with ".+only the release should'):
         router.route(Routes(stable=1, candidate=2, weight=25))
     route = cluster.get(kind, "flight-delay")
     assert route is not None and route["spec"] == edited["spec"], "nothing was changed"

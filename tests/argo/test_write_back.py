@@ -1,19 +1,15 @@
 """The outcome of a release in Git: real git and bare repositories, over HTTP with a token, too."""
 
-import base64
 import json
 import os
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from git_server import served
 from support import ROOT, commit, run
 
 from modelyard.delivery import write_back as module
@@ -176,55 +172,6 @@ def test_no_such_repository(tmp_path: Path) -> None:
         write_back(str(tmp_path / "none.git"), "production", RELEASE)
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Git's own HTTP server below one that asks for a token; its URL, and the users it saw."""
-    users: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def respond(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length") or 0))
-            given = self.headers.get("authorization", "").partition(" ")[2]
-            user, _, token = base64.b64decode(given).decode().partition(":")
-            if token != TOKEN:
-                self.send_response(401)
-                self.send_header("www-authenticate", 'Basic realm="git"')
-                self.send_header("content-length", "0")
-                self.end_headers()
-                return
-            users.append(user)
-            path, _, query = self.path.partition("?")
-            variables = {
-                "GIT_PROJECT_ROOT": str(folder), "GIT_HTTP_EXPORT_ALL": "1", "REMOTE_USER": user,
-                "PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": self.command,
-                "CONTENT_TYPE": self.headers.get("content-type", ""),
-                "HTTP_CONTENT_ENCODING": self.headers.get("content-encoding", ""),
-                "CONTENT_LENGTH": str(len(body)),
-            }  # fmt: skip
-            answer = subprocess.run(
-                ["git", "http-backend"], input=body, env=os.environ | variables, capture_output=True
-            ).stdout
-            head, _, content = answer.partition(b"\r\n\r\n")
-            lines = [line.split(": ", 1) for line in head.decode().split("\r\n")]
-            status = next((v for k, v in lines if k == "Status"), "200 OK")
-            self.send_response(int(status.split()[0]))
-            for key, value in lines:
-                self.send_header(key, value)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST = respond
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", users
-        server.shutdown()
-
-
 @pytest.fixture
 def no_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Git as in a pod: nobody's own configuration."""
@@ -249,7 +196,7 @@ def test_a_token_is_given_to_git_alone(
         commands.append(command)
         return real(command, **options)
 
-    with served(origin.parent) as (url, users):
+    with served(origin.parent, TOKEN) as (url, users):
         monkeypatch.setattr(module.subprocess, "run", recorded)
         assert write_back(f"{url}/origin.git", "production", RELEASE).startswith("pushed")
         assert BRANCH in branches(origin) and set(users) == {"x-access-token"}
