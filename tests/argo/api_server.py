@@ -19,7 +19,7 @@ KINDS = {
     "apps/v1": {"Deployment": "deployments"},
     "autoscaling/v2": {"HorizontalPodAutoscaler": "horizontalpodautoscalers"},
     "coordination.k8s.io/v1": {"Lease": "leases"},
-    "gateway.networking.k8s.io/v1": {"HTTPRoute": "httproutes"},
+    "gateway.networking.k8s.io/v1": {"Gateway": "gateways", "HTTPRoute": "httproutes"},
 }  # fmt: skip
 _OBJECT = re.compile(
     r"/apis?/((?:[a-z0-9.]+/)?v\d[a-z0-9]*)/namespaces/([^/]+)/([a-z]+)(?:/([^/]+))?"
@@ -44,6 +44,8 @@ class ApiServer(ThreadingHTTPServer):
         """that a request needs, if any"""
         self.pods_run = False
         """whether Deployments get ready at once"""
+        self.forbidden: set[str] = set()
+        """kinds in the plural that this account may not touch"""
         self.workflow: dict[str, Any] = {}
         """the status that a submitted workflow has at once"""
         self.objects: dict[Key, dict[str, Any]] = {}
@@ -61,6 +63,8 @@ class ApiServer(ThreadingHTTPServer):
         group, namespace, plural, name = match.groups()
         if plural not in KINDS.get(group, {}).values():
             return _refusal(404, f"no {plural} in {group}")
+        if plural in self.forbidden:
+            return _refusal(403, f'{plural} "{name}" is forbidden')
         with self.lock:
             if method == "GET" and not name:
                 return 200, self._list((group, namespace, plural), query)

@@ -19,7 +19,6 @@ import httpx
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
-from support import ROOT
 
 from modelyard.delivery.policy import Metrics
 from modelyard.delivery.ports import Arm, Counts, Routes
@@ -383,20 +382,6 @@ def test_envoy_gateways_own_counts(
             other = Prometheus(url, "other-model", "production", preset)
             with pytest.raises(ConnectionError, match="all that counts version 2"):
                 other.counts(Routes(stable=2), since)
-
-
-def test_the_guides_finer_edges_are_an_envoys(tmp_path: Path) -> None:
-    guide = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text()
-    blocks = [block.split("```")[0] for block in guide.split("```yaml\n")[1:]]
-    proxy = yaml.safe_load(next(block for block in blocks if "kind: EnvoyProxy" in block))
-    assert proxy["spec"]["bootstrap"]["type"] == "Merge"
-    merged = yaml.safe_load(proxy["spec"]["bootstrap"]["value"])
-    config = gateway(tmp_path, free_port(), free_port(), {f"{RULE}/backend/0": 1})
-    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | merged))
-    program = str(Path(sys.executable).with_name("envoy"))
-    command = [program, "--mode", "validate", "-c", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_queries_of_ones_own(url: str, pods: dict[str, Pod]) -> None:

@@ -495,7 +495,7 @@ def test_a_candidate_that_is_out_of_reach_is_not_deployed(
     state = release.run(release.open(2))
     assert state.decision == decision and not wall.standing
     seen = [(event.evidence or {}).get("unreached") for event in record.releases()[-1]]
-    assert seen.count("a wall") >= 3
+    assert "a wall" in seen
     if decision == "rolled_back":
         assert "a wall" in state.reason and world.running == {1} and not world.live
     else:

@@ -161,7 +161,7 @@ def test_where_the_cluster_has_what_a_release_needs(
     answers: dict[str, str], settings: dict[str, object], platform: Path, tmp_path: Path
 ) -> None:
     """What is answered is what the policy's own strict reader takes, in both environments."""
-    given = dict(each.split("=", 1) for each in NAMES) | answers
+    given = {"project_name": "flight-delay", "owner": "acme"} | answers
     run_copy(str(platform), tmp_path / "x", given, defaults=True, quiet=True)
     release = load_release(tmp_path / "x" / "argo" / "release.yaml")
     for name in ("staging", "production"):
