@@ -344,44 +344,111 @@ def gateway(folder: Path, admin: int, users: int, clusters: dict[str, int]) -> P
     return path
 
 
+@contextmanager
+def envoys(
+    folder: Path, ports: dict[str, int], clusters: dict[str, int]
+) -> Iterator[tuple[Prometheus, httpx.Client]]:
+    """A real Envoy with these clusters, scraped: the preset's source, and a client of its users."""
+    admin, users = free_port(), free_port()
+    program = str(Path(sys.executable).with_name("envoy"))
+    watching, proxy = folder / "watching", folder / "proxy"
+    watching.mkdir(), proxy.mkdir()
+    config = gateway(proxy, admin, users, clusters)
+    command = [program, "-c", str(config), "--use-dynamic-base-id", "--concurrency", "1"]
+    with (
+        running(command, proxy),
+        server(watching, ports, envoy=admin) as url,
+        httpx.Client(base_url=f"http://127.0.0.1:{users}") as client,
+    ):
+        preset = Metrics(source="envoy-gateway")
+        yield Prometheus(url, "flight-delay", "production", preset), client
+
+
+def arms(source: Prometheus, since: float) -> tuple[Arm, Arm]:
+    seen = source.counts(BOTH, since)
+    assert seen.stable and seen.candidate
+    return seen.stable, seen.candidate
+
+
 def test_envoy_gateways_own_counts(
     tmp_path: Path, pods: dict[str, Pod], ports: dict[str, int]
 ) -> None:
-    """A real Envoy with Envoy Gateway's names: users' requests, mirrored ones, an outage."""
-    admin, users = free_port(), free_port()
-    program = str(Path(sys.executable).with_name("envoy"))
-    watching, proxy = tmp_path / "watching", tmp_path / "proxy"
-    watching.mkdir(), proxy.mkdir()
+    """A real Envoy with Envoy Gateway's names: users' requests, mirrored ones, an outage. Latency
+    and scores are the servers' to tell."""
     with backend(200) as good, backend(503) as bad:
         clusters = {f"{RULE}/backend/0": good, f"{RULE}/backend/1": bad, f"{RULE}-mirror-0": good}
-        config = gateway(proxy, admin, users, clusters)
-        command = [program, "-c", str(config), "--use-dynamic-base-id", "--concurrency", "1"]
-        with running(command, proxy), server(watching, ports, envoy=admin) as url:
-            preset = Metrics(source="envoy-gateway")
-            source, since = Prometheus(url, "flight-delay", "production", preset), time.time()
-
-            def arms() -> tuple[Arm, Arm]:
-                seen = source.counts(BOTH, since)
-                assert seen.stable and seen.candidate
-                return seen.stable, seen.candidate
-
-            until(lambda: bool(arms()[1].scores))
-            scored = sum(arms()[1].scores.values())
-            pods["2"].score(0.1, 0.9)  # scores are the servers' to tell
-            with httpx.Client(base_url=f"http://127.0.0.1:{users}") as client:
-                answers = [client.post("/predict").status_code for _ in range(40)]
+        with envoys(tmp_path, ports, clusters) as (source, client):
+            since = time.time()
+            until(lambda: bool(arms(source, since)[1].scores))
+            before = arms(source, since)[1]
+            pods["2"].score(0.1, 0.9)
+            pods["2"].answer(3, 200, 0.05)
+            answers = [client.post("/predict").status_code for _ in range(40)]
             failed = answers.count(503)
             assert 0 < failed < 40
-            until(lambda: [arm.requests for arm in arms()] == [40 - failed, 40 + failed])
-            until(lambda: sum(arms()[1].latency.values()) == 40 + failed)
-            stable, candidate = arms()
+            until(lambda: [a.requests for a in arms(source, since)] == [40 - failed, 40 + failed])
+            stable, candidate = arms(source, since)
             assert (stable.failures, candidate.failures) == (0, failed)
-            # Milliseconds, with Envoy's own edges.
-            assert {0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0} < set(candidate.latency)
-            assert sum(candidate.scores.values()) == scored + 2
-            other = Prometheus(url, "other-model", "production", preset)
+
+            def added(name: str) -> int:
+                now = arms(source, since)[1]
+                return sum(getattr(now, name).values()) - sum(getattr(before, name).values())
+
+            until(lambda: (added("latency"), added("scores")) == (3, 2))
+            assert set(candidate.latency) == {10.0, 100.0, 1000.0, float("inf")}
+
+
+def test_a_request_that_no_server_answers_is_a_failure(
+    tmp_path: Path, pods: dict[str, Pod], ports: dict[str, int]
+) -> None:
+    """A pod of the candidate has died: users get the Envoy's own 503, which no server counts."""
+    with backend(200) as good:
+        clusters = {f"{RULE}/backend/0": good, f"{RULE}/backend/1": free_port()}
+        with envoys(tmp_path, ports, clusters) as (source, client):
+            since = time.time()
+            until(lambda: arms(source, since)[1].requests == 0)
+            latencies = sum(arms(source, since)[1].latency.values())
+            answers = [client.post("/predict").status_code for _ in range(40)]
+            failed = answers.count(503)
+            assert failed and set(answers) == {200, 503}
+            until(lambda: arms(source, since)[1].failures == failed)
+            stable, candidate = arms(source, since)
+            assert (stable.requests, stable.failures) == (40 - failed, 0)
+            assert candidate.requests == failed
+            assert sum(candidate.latency.values()) == latencies
+
+
+def test_both_counters_begin_an_epoch_and_are_needed(
+    tmp_path: Path, pods: dict[str, Pod], ports: dict[str, int]
+) -> None:
+    with backend(200) as good:
+        clusters = {f"{RULE}/backend/{n}": good for n in (0, 1)}
+        with envoys(tmp_path, ports, clusters) as (source, client):
+            since = time.time()
+            pods["2"].answer(5, 200, 0.01)
+            until(lambda: sum(arms(source, since)[1].latency.values()) > 0)
+            assert source.up(2) == [True] and source.up(3) == []
+            epoch = source.counts(BOTH, since).epoch
+            pods["2"].stop()  # its container restarts: latencies begin anew, failures do not
+            until(lambda: source.up(2) == [False])
+            # Its users' failures are the Envoy's to tell meanwhile: they count.
+            assert source.counts(BOTH, since).epoch == epoch
+            pods["2"] = Pod(ports["2"])
+            pods["2"].answer(1, 200, 0.01)
+            until(lambda: source.counts(BOTH, since).epoch != epoch)
+
+            assert source.knows_routes(["other", "flight-delay"])
+            assert not source.knows_routes(["flight", "flight-delay-probe"])
+            other = Prometheus(
+                source._url, "other-model", "production", Metrics(source="envoy-gateway")
+            )
             with pytest.raises(ConnectionError, match="all that counts version 2"):
                 other.counts(Routes(stable=2), since)
+            unscraped = Prometheus(
+                source._url, "flight-delay", "production", Metrics(source="envoy-gateway")
+            )
+            with pytest.raises(ConnectionError, match="all that counts version 3"):
+                unscraped.counts(Routes(stable=3), since)  # the Envoy's alone are not enough
 
 
 def test_queries_of_ones_own(url: str, pods: dict[str, Pod]) -> None:
