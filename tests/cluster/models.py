@@ -72,11 +72,11 @@ def build() -> dict[int, str]:
     key = _key(INPUTS)
     tags = {version: f"{NAME}/{MODEL}:{version}-{key}" for version in SERVICES}
     missing = [version for version, tag in tags.items() if not image.exists(tag)]
-    with tempfile.TemporaryDirectory() as folder:
-        bentos = _bentos(Path(folder), missing) if missing else {}
-        for version, bento in bentos.items():
-            image.containerize(bento, tags[version])
-    _forget(MODEL, tags.values())
+    if missing:
+        with tempfile.TemporaryDirectory() as folder:
+            for version, bento in _bentos(Path(folder), missing).items():
+                image.containerize(bento, tags[version])
+        _forget(MODEL, tags.values())
     return tags
 
 
@@ -94,7 +94,7 @@ def build_delivery() -> str:
     tag = f"{NAME}/delivery:{_key(DELIVERY_INPUTS)}"
     if not image.exists(tag):
         image.build(ROOT, ROOT / "argo" / "Dockerfile", tag)
-    _forget("delivery", [tag])
+        _forget("delivery", [tag])
     return tag
 
 

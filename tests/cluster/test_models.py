@@ -42,7 +42,7 @@ def ask(version: int, count: int, folder: Path) -> list[tuple[int, str, float]]:
         command = [*own.enter, *runner.command(BENTOML_HOME="/tmp/bentoml")]
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
-            status, _ = own.ask("GET", f"{URL}/readyz", within_s=60)
+            status, _ = own.ask("GET", f"{URL}/readyz", within_s=180)
             assert status == 200, (folder / "log").read_text()
             bodies = json.dumps([{"rows": [row]} for row in models.rows(count)])
             done = subprocess.run(

@@ -73,7 +73,7 @@ def test_it_serves_as_a_release_deploys_it(
     variables = {each["name"]: each["value"] for each in pod["env"]}
     url = f"http://127.0.0.1:{port}"
     with started(runner, tmp_path / "log", **variables) as own:
-        status, _ = own.ask("GET", url + probe, within_s=60)
+        status, _ = own.ask("GET", url + probe, within_s=180)
         assert status == 200, (tmp_path / "log").read_text()
         _, answer = own.ask("POST", f"{url}/predict", {"rows": [ROW]})
     expected = Model(bento / "src" / "packages" / "2").predict([ROW])
@@ -88,7 +88,7 @@ def test_it_serves_at_another_port_and_logs_predictions(
 ) -> None:
     variables = {"BENTOML_PORT": "3001", "MODELYARD_PREDICTION_LOG": "/tmp/predictions"}
     with started(runner, tmp_path / "log", **variables) as own:
-        status, metrics = own.ask("GET", "http://127.0.0.1:3001/metrics", within_s=60)
+        status, metrics = own.ask("GET", "http://127.0.0.1:3001/metrics", within_s=180)
     assert status == 200, (tmp_path / "log").read_text()
     assert "modelyard_prediction_log_lost_total" in metrics
     assert "Read-only" not in (tmp_path / "log").read_text()

@@ -49,7 +49,7 @@ def test_with_nothing_set_it_listens_where_bentoml_says(
         )
         try:
             # Of the whole loopback net, a server on 127.0.0.1 has only that address.
-            ready = own.ask("GET", "http://127.0.0.2:3000/readyz", within_s=60)
+            ready = own.ask("GET", "http://127.0.0.2:3000/readyz", within_s=180)
             assert ready[0] == 200, (tmp_path / "log").read_text()
             status, text = own.ask("POST", "http://127.0.0.1:3000/predict", {"rows": [ROW]})
             assert status == 200 and json.loads(text)["version"] == 1
