@@ -104,10 +104,13 @@ class Cluster:
                 self._api.reach()
 
     def _ask(self, what: str, call: Callable[[], Any], writes: bool = False) -> Any:
-        """Raises: NoAnswer: the API server did not for all the time that one has patience."""
+        """Raises:
+        NoAnswer: the API server gave none for as long as one has patience.
+        LockLost: it is not to be written, or to be waited any longer.
+        """
         end, told = time.monotonic() + self._patience, False
         while True:
-            if writes:
+            if writes or told:
                 self.may_write()
             try:
                 with _refusals(what):
@@ -489,13 +492,13 @@ class ConfigMapRecord:
     @contextmanager
     def _held(self) -> Iterator[None]:
         metadata = manifests.metadata(self._target, manifests.RELEASE)
-        with Lease(self._cluster, metadata) as self._lease:
-            # Whatever rides out an outage must not write once the lease has run out.
-            self._cluster.may_write = self._lease.check
-            try:
+        try:
+            with Lease(self._cluster, metadata) as self._lease:
+                # Whatever rides out an outage must not write once the lease has run out.
+                self._cluster.may_write = self._lease.check
                 yield
-            finally:
-                self._cluster.may_write = anybody_may
+        finally:
+            self._cluster.may_write = anybody_may
 
     def lock(self) -> AbstractContextManager[None]:
         return self._held()
