@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from argo.api_server import ApiServer
@@ -329,7 +330,7 @@ def test_a_lease_of_a_dead_pod_is_taken_once_it_is_not_renewed(
 ) -> None:
     """Whatever the dead pod's clock said. A live one renews it, as in `test_record_and_lock`."""
     monkeypatch.setattr(kubernetes, "_LEASE_S", 1)
-    record, name = kubernetes.ConfigMapRecord(cluster, _in(cluster)), _in(cluster).release_account
+    record, name = kubernetes.ConfigMapRecord(cluster, _in(cluster)), manifests.RELEASE
     then = datetime.now(UTC) + timedelta(seconds=skew)
     spec = {
         "holderIdentity": "dead-pod",
@@ -513,25 +514,21 @@ def outage(cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 class Outage:
     def __init__(self, cluster: kubernetes.Cluster, patched: pytest.MonkeyPatch) -> None:
-        from kubernetes.client import ApiClient
-
         self.away = 0
         """requests that get no answer from now on"""
         self.lost = False
         """whether they are carried out all the same; then it is writes alone"""
-        call = ApiClient.call_api
+        request = httpx.Client.request
 
-        def call_api(api: Any, path: str, method: str, *rest: Any, **options: Any) -> Any:
-            from urllib3.exceptions import MaxRetryError
-
+        def ask(client: httpx.Client, method: str, *rest: Any, **options: Any) -> httpx.Response:
             if self.away == 0 or (self.lost and method == "GET"):
-                return call(api, path, method, *rest, **options)
+                return request(client, method, *rest, **options)
             self.away -= 1
             if self.lost:
-                call(api, path, method, *rest, **options)
-            raise MaxRetryError(None, "/", Exception("connection refused"))  # type: ignore[arg-type]
+                request(client, method, *rest, **options)
+            raise httpx.ConnectError("connection refused")
 
-        patched.setattr(ApiClient, "call_api", call_api)
+        patched.setattr(httpx.Client, "request", ask)
         cluster.get(kubernetes._CONFIG_MAP, "none")
 
 
