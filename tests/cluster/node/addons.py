@@ -146,10 +146,14 @@ def _metrics_server() -> list[Manifest]:
 
 
 def _documents(text: str) -> list[Manifest]:
-    return [each for each in yaml.load_all(text, _LOADER) if each]
+    return [each for each in yaml.load_all(text, _Loader) if each]
 
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """A plain `=` is a word in YAML 1.2, and in a definition of the operator's."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:value", yaml.SafeLoader.construct_yaml_str)
 
 
 def _apply(node: Node, manifests: Iterable[Manifest]) -> None:
