@@ -36,14 +36,17 @@ def main(words: list[str]) -> int:
 
 
 def up() -> int:
-    """Start a node that stays, for one test run after another."""
+    """Start a node that stays, for one test run after another; one that runs gets its add-ons
+    anew."""
     if missing := requirements.missing():
         say(missing)
         return 1
     with alone():
         node = Node()
         if node.runs() and node.kept:
-            say("the node runs already")
+            say("the node runs already: its add-ons are brought up to date")
+            compile_all()
+            addons.install(node)
         else:
             _start(node)
             node.keep()

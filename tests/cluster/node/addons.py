@@ -80,6 +80,8 @@ def _argo() -> list[Manifest]:
             container = each["spec"]["template"]["spec"]["containers"][0]
             container["image"] = images.reference("workflow-controller")
             container["args"] = ["--executor-image", images.reference("argoexec")]
+            # One replica: there is no lease to lose on a machine that is busy.
+            container["env"].append({"name": "LEADER_ELECTION_DISABLE", "value": "true"})
             each["spec"]["template"]["spec"]["securityContext"]["runAsUser"] = 65532
         if each["kind"] == "ConfigMap":
             # Teams run workflows that refer to a template, and no others.
@@ -106,6 +108,7 @@ def _envoy_gateway() -> list[Manifest]:
         *helm, charts / "gateway-helm", "--values", charts / "gateway-helm" / "values.tmpl.yaml",
         "--set", "crds.enabled=false", "--set", f"global.images.envoyGateway.image={image}",
         "--set", "global.images.envoyGateway.pullPolicy=IfNotPresent",
+        "--set", "config.envoyGateway.provider.kubernetes.leaderElection.disable=true",
     )  # fmt: skip
     return _documents(definitions) + _documents(rest)
 
@@ -146,10 +149,14 @@ def _metrics_server() -> list[Manifest]:
 
 
 def _documents(text: str) -> list[Manifest]:
-    return [each for each in yaml.load_all(text, _LOADER) if each]
+    return [each for each in yaml.load_all(text, _Loader) if each]
 
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """A plain `=` is a word in YAML 1.2, and in a definition of the operator's."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:value", yaml.SafeLoader.construct_yaml_str)
 
 
 def _apply(node: Node, manifests: Iterable[Manifest]) -> None:

@@ -189,13 +189,15 @@ class Node:
 
     def _control_plane(self) -> None:
         pki, start = self.home / "pki", self.processes.start
+        # Ahead of what runs in pods, which may take all of a small machine: an API server that
+        # starves makes controllers in pods lose their leases.
         etcd = f"http://127.0.0.1:{ETCD}"
         start(
             "etcd", program("etcd"), f"--data-dir={self.home}/etcd",
             f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}",
             f"--listen-peer-urls=http://127.0.0.1:{ETCD_PEERS}", "--unsafe-no-fsync",
             f"--initial-advertise-peer-urls=http://127.0.0.1:{ETCD_PEERS}",
-            f"--initial-cluster=default=http://127.0.0.1:{ETCD_PEERS}",
+            f"--initial-cluster=default=http://127.0.0.1:{ETCD_PEERS}", first=True,
         )  # fmt: skip
         start(
             "apiserver", program("kube-apiserver"), f"--etcd-servers={etcd}",
@@ -218,7 +220,7 @@ class Node:
             "--requestheader-group-headers=X-Remote-Group",
             "--requestheader-extra-headers-prefix=X-Remote-Extra-",
             f"--proxy-client-cert-file={pki}/aggregator.crt",
-            f"--proxy-client-key-file={pki}/aggregator.key",
+            f"--proxy-client-key-file={pki}/aggregator.key", first=True,
         )  # fmt: skip
         self._wait("the API server does not answer", self.answers)
         start(
@@ -232,12 +234,12 @@ class Node:
             # The firewall goes by the node's range of addresses.
             "--allocate-node-cidrs", f"--cluster-cidr={PODS}", "--node-cidr-mask-size=24",
             "--horizontal-pod-autoscaler-initial-readiness-delay=5s",
-            "--horizontal-pod-autoscaler-cpu-initialization-period=10s",
+            "--horizontal-pod-autoscaler-cpu-initialization-period=10s", first=True,
         )  # fmt: skip
         start(
             "scheduler", program("kube-scheduler"), f"--secure-port={SCHEDULER}",
             "--bind-address=127.0.0.1", f"--kubeconfig={self.home}/cfg/scheduler.conf",
-            "--leader-elect=false",
+            "--leader-elect=false", first=True,
         )  # fmt: skip
 
     def _containerd(self) -> None:
