@@ -308,7 +308,7 @@ def kubeconfig(server: str) -> dict[str, Any]:
 
 
 def test_record_and_lock(cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "_LEASE_S", 3)
+    monkeypatch.setattr(kubernetes, "_LEASE_S", 9)
     record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
     with record.lock():
         for _ in range(2):  # a step that is run again

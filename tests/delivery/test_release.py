@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from delivery.model_repo import POLICY, Repo
+from delivery.model_repo import POLICY, Repo, Users
 
 from modelyard.delivery.processes import Server
 
@@ -146,6 +146,49 @@ def test_steps_for_a_workflow_engine(serving: Repo) -> None:
     assert step("rollback") == 0 and step("rollback") == 0
     assert serving.events()[-1].decision == "rolled_back"
     assert step("shadow") == 2, "a rolled back release is not taken up by a later step"
+
+
+def lose_the_record(repo: Repo) -> None:
+    for path in (repo.folder / ".modelyard/releases").glob("*.jsonl"):
+        path.unlink()
+
+
+def test_a_lost_record_takes_nothing_down(serving: Repo) -> None:
+    run = ("release", "run", "--env", "local", "--candidate")
+    adopt = ("release", "adopt", "--env", "local", "--version")
+    with Users(serving.url, rate=50) as users:
+        lose_the_record(serving)
+        done = serving.modelyard(*run, "1")
+        assert (done.returncode, serving.events()[-1].decision) == (0, "bootstrapped")
+        assert "version 1 serves all users, and there was no record" in done.stdout
+        assert "version 1 is the stable version already" in done.stdout
+
+        serving.write_policy({**POLICY, "canary": {**POLICY["canary"], "min_requests": 10_000}})
+        process = serving.start(*serving.command(2))
+        serving.wait_for("canary", 20)
+        process.kill()
+        process.communicate()
+        lose_the_record(serving)
+        step = ("release", "step", "promote", "--env", "local", "--candidate", "2")
+        assert "no release of version 2 has begun" in serving.modelyard(*step).stderr
+        done = serving.modelyard(*run, "2")
+        assert done.returncode == 1
+        assert "version 1 (80 %) and version 2 (20 %), but there is no record" in done.stderr
+        status = serving.modelyard("release", "status").stdout
+        assert "users get version 1 (80 %) and version 2 (20 %)" in status
+        back = ("release", "step", "rollback", "--env", "local", "--candidate", "2")
+        done = serving.modelyard(*back)
+        assert done.returncode == 0 and "now all users get version 1" in done.stdout
+        done = serving.modelyard(*adopt, "3")
+        assert done.returncode == 1 and "(versions that have: 1, 2)" in done.stderr
+        assert serving.modelyard(*adopt, "1").returncode == 0
+        assert "stable version already" in serving.modelyard(*adopt, "1").stdout
+        done = serving.modelyard(*adopt, "2")
+        assert done.returncode == 1 and "agree about what is stable" in done.stderr
+    assert users.failed == [] and set(users.answers) == {1, 2}
+    assert json.loads(serving.modelyard("release", "status", "--json").stdout)["serving"] == {
+        "1": 100
+    }
 
 
 def test_no_paths_of_earlier_runs(serving: Repo) -> None:
