@@ -176,7 +176,7 @@ class Trial:
             + too_coarse(ours, self.slow, gate),
             e=e,
             proof=float(faster[0]),
-            n=self.bets.seen[0][2],
+            n=sum(ours.values()),
             estimate=c / s,
             lower=self.level.lower(ratios, slower, 0.0),
             upper=self.level.upper(ratios, faster, None),

@@ -128,6 +128,8 @@ class Answer:
     """of the model, as its server says"""
     detail: str = ""
     connected: bool = True
+    trusted: bool = True
+    """False: the certificate is not one of the host's that is valid now"""
 
 
 def answer(url: str, host: str, token: str) -> Answer:
@@ -138,6 +140,8 @@ def answer(url: str, host: str, token: str) -> Answer:
     try:
         with _client(url, host) as client:
             sent = client.get(url + PROBE_PATH, headers=headers, extensions={"sni_hostname": host})
+    except ssl.SSLCertVerificationError as error:
+        return Answer(url, detail=error.verify_message, trusted=False)
     except (httpx.ConnectError, httpx.ConnectTimeout, OSError) as error:
         return Answer(url, detail=_told(error), connected=False)
     except httpx.HTTPError as error:
@@ -183,6 +187,7 @@ def _trust(url: str, host: str) -> ssl.SSLContext:
         cadata=ssl.DER_cert_to_PEM_cert(_certificate(url, host, unchecked))
     )
     pinned.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    _certificate(url, host, pinned)
     return pinned
 
 
@@ -208,6 +213,11 @@ def unreached(target: Target, version: int, seen: Answer) -> str:
     at, gateway = f"at {seen.url}", f"Gateway {target.gateway}"
     if seen.status == 200 and seen.version == str(version):
         return ""
+    if not seen.trusted:
+        return (
+            f"the certificate that {gateway} shows {at} is none for {target.host} that is valid "
+            f"now ({seen.detail}): users would refuse it, too"
+        )
     if not seen.connected:
         return (
             f"{gateway} does not answer {at} ({seen.detail}): may pods of namespace "
