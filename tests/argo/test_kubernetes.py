@@ -611,7 +611,7 @@ def gateway() -> str:
         return "edge/public"
     from kubernetes import client
 
-    found = client.CustomObjectsApi().list_cluster_custom_object(
+    found: Any = client.CustomObjectsApi().list_cluster_custom_object(
         "gateway.networking.k8s.io", "v1", "gateways"
     )
     for each in found["items"]:

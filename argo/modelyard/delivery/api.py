@@ -7,7 +7,7 @@ kubeconfig is to be read, which no pod does.
 
 import os
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class _Authorization(httpx.Auth):
     def __init__(self, value: Callable[[], str]) -> None:
         self._value = value
 
-    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         if value := self._value():
             request.headers["authorization"] = value
         yield request

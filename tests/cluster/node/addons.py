@@ -152,7 +152,7 @@ def _documents(text: str) -> list[Manifest]:
     return [each for each in yaml.load_all(text, _Loader) if each]
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _Loader(yaml.CSafeLoader):
     """A plain `=` is a word in YAML 1.2, and in a definition of the operator's."""
 
 
