@@ -7,7 +7,7 @@ kubeconfig is to be read, which no pod does.
 
 import os
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,12 @@ class Api:
         authorization: Callable[[], str],
         name: str | None = None,
     ) -> None:
-        self._client = httpx.Client(
-            base_url=host, verify=tls, auth=_Authorization(authorization), timeout=_TIMEOUT
-        )
+        def authorize(request: httpx.Request) -> httpx.Request:
+            if value := authorization():
+                request.headers["authorization"] = value
+            return request
+
+        self._client = httpx.Client(base_url=host, verify=tls, auth=authorize, timeout=_TIMEOUT)
         self._extensions = {"sni_hostname": name} if name else {}
 
     def send(
@@ -86,16 +89,6 @@ class Api:
         if not answer.is_success:
             raise Refusal(answer)
         return answer.json()
-
-
-class _Authorization(httpx.Auth):
-    def __init__(self, value: Callable[[], str]) -> None:
-        self._value = value
-
-    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:
-        if value := self._value():
-            request.headers["authorization"] = value
-        yield request
 
 
 def path(kind: Kind, namespace: str, name: str = "") -> str:
