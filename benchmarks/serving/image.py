@@ -199,7 +199,7 @@ class Runner:
         config = self._config
         return [
             "unshare", "--mount", "bash", "-c", MOUNTS,
-            self._root, config["User"], config["WorkingDir"],
+            self._root, config["User"], config.get("WorkingDir", "/"),
             *config["Env"], *settings, *(command or config["Entrypoint"]),
         ]  # fmt: skip
 

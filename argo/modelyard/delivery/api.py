@@ -50,9 +50,12 @@ class Api:
         authorization: Callable[[], str],
         name: str | None = None,
     ) -> None:
-        self._client = httpx.Client(
-            base_url=host, verify=tls, auth=_Authorization(authorization), timeout=_TIMEOUT
-        )
+        def authorize(request: httpx.Request) -> httpx.Request:
+            if value := authorization():
+                request.headers["authorization"] = value
+            return request
+
+        self._client = httpx.Client(base_url=host, verify=tls, auth=authorize, timeout=_TIMEOUT)
         self._extensions = {"sni_hostname": name} if name else {}
 
     def reach(self) -> None:
