@@ -7,7 +7,7 @@ kubeconfig is to be read, which no pod does.
 
 import os
 import ssl
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +93,6 @@ class Api:
         if not answer.is_success:
             raise Refusal(answer)
         return answer.json()
-
-
-class _Authorization(httpx.Auth):
-    def __init__(self, value: Callable[[], str]) -> None:
-        self._value = value
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if value := self._value():
-            request.headers["authorization"] = value
-        yield request
 
 
 def path(kind: Kind, namespace: str, name: str = "") -> str:
