@@ -141,16 +141,39 @@ def test_a_record_that_goes_while_a_step_runs(tmp_path: Path) -> None:
     assert world.routes == Routes(stable=1) and files(tmp_path) == []
 
 
-def test_nobody_else_is_there_to_go_back_to(tmp_path: Path) -> None:
-    world = Seen(Routes(stable=None, candidate=2, weight=100), {1, 2})
-    world.silent = {1}
+@pytest.mark.parametrize(
+    ("weight", "silent", "said"),
+    [
+        (25, {1}, r"\(ready: none\)"),
+        (100, {1}, r"\(ready: none\)"),
+        # It may be a candidate that nothing is proven of, and version 2 what is stable.
+        (100, set(), r"`modelyard release adopt .*\(ready: 1\)"),
+    ],
+)
+def test_nobody_else_is_known_to_go_back_to(
+    tmp_path: Path, weight: int, silent: set[int], said: str
+) -> None:
+    world = Seen(Routes(stable=1, candidate=2, weight=weight), {1, 2})
+    world.silent = silent
+    serving = world.serving()
     running = controller(world, FileRecord(tmp_path))
-    with pytest.raises(Kept, match="all users get version 2: version 2 keeps its users"):
+    with pytest.raises(Kept, match=f"version 2 keeps them, .*{said}"):
         running.go_back(2, "asked for")
-    assert world.serving() == {2: 100}
+    assert world.serving() == serving
     world.silent = set()
-    assert "now all users get version 1" in running.go_back(2, "asked for")
+    running.adopt(1)
     assert world.routes == Routes(stable=1)
+
+
+def test_all_users_go_back_to_what_an_older_release_made_stable(tmp_path: Path) -> None:
+    world = two_releases(tmp_path)
+    dying = controller(world, Fatal(tmp_path, lambda event: event.phase == "done"))
+    with pytest.raises(Killed):
+        dying.run(dying.open(3))
+    files(tmp_path)[-1].unlink()
+    assert world.serving() == {3: 100} and world.running == {2, 3}
+    assert "now all users get version 2" in dying.go_back(3, "asked for")
+    assert world.routes == Routes(stable=2)
 
 
 def test_the_newest_record_alone_is_lost(tmp_path: Path) -> None:

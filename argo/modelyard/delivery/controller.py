@@ -257,18 +257,23 @@ class Controller:
         return self._go_back_by_route(version, why, state.stable)
 
     def _go_back_by_route(self, version: int, why: str, stable: int | None = None) -> str:
-        """All users to the version that shares them, or has servers, beside this one."""
+        """All users to the version that shares them with this one, or is `stable` on record.
+
+        Not to one that merely has servers: it may be a candidate that nothing is proven of.
+        """
         live = self.ports.router.serving()
         if version not in live:
             return f"{why}; version {version} gets no users: there is nothing to roll back"
-        others = (self.ports.runtime.versions() | live.keys()) - {version}
-        ready = [v for v in others if self._health(v).answers]
-        if not ready:
+        there = sorted((self.ports.runtime.versions() | live.keys()) - {version})
+        ready = [v for v in there if self._health(v).answers]
+        known = [v for v in ready if v in live or v == stable]
+        if not known:
             raise Kept(
-                f"{why}, and {told(live)}: version {version} keeps its users, since no other "
-                "version has a server that is ready"
+                f"{why}, and {told(live)}: version {version} keeps them, since nothing tells where "
+                "else they belong. `modelyard release adopt --env ENV --version N` gives them to "
+                f"one that you name (ready: {', '.join(map(str, ready)) or 'none'})"
             )
-        best = max(ready, key=lambda v: (v == stable, live.get(v, 0), v))
+        best = max(known, key=lambda v: (v == stable, live.get(v, 0), v))
         self.ports.record.check()
         self.ports.router.route(Routes(stable=best))
         return (
