@@ -57,7 +57,7 @@ def test_another_server_than_the_clusters_is_told_nothing(
 ) -> None:
     pod.certify(account / "ca.crt", tmp_path / "another.key")
     with pytest.raises(NoAnswer, match="can't create Service .*CERTIFICATE_VERIFY_FAILED"):
-        Cluster("test").create(MADE)
+        Cluster("test", patience=0).create(MADE)
     assert server.objects == {}
 
 

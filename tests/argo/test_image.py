@@ -17,6 +17,7 @@ import yaml
 from argo import image as delivery
 from argo import pod
 from argo.api_server import ApiServer
+from argo.test_steering import ALONE
 from argo.test_write_back import BRANCH, MODEL, RELEASE, branches
 from benchmarks.serving import image
 from git_server import served
@@ -136,8 +137,9 @@ def place(tag: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]
     ):
         document = yaml.safe_load(policy.read_text()) | {"repository": f"{url}/origin.git"}
         for name in ("production", "ramped"):
-            settings = document["environments"][name].setdefault("policy", {})
-            settings["gates"] = {"predictions": None}
+            environment = document["environments"][name]
+            environment.setdefault("policy", {})["gates"] = {"predictions": None}
+            environment |= ALONE
         policy.write_text(yaml.safe_dump(document, sort_keys=False))
         shutil.copytree(mounted / "modelyard", folder / "work")
         commit(folder / "work", "Version 2")
