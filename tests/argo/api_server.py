@@ -1,6 +1,6 @@
 """A stand-in for the Kubernetes API: stores objects, runs nothing.
 
-Enough for what the Kubernetes side of the ports sends: discovery, get, list by labels,
+Enough for what the Kubernetes side of the ports sends: get, list by labels,
 create, replace by resourceVersion, server-side apply with its owners of fields, delete.
 With MODELYARD_TEST_KUBECONFIG set the same tests talk to a real API server instead.
 """
@@ -8,9 +8,18 @@ With MODELYARD_TEST_KUBECONFIG set the same tests talk to a real API server inst
 import json
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+import yaml
+
+LOCATION = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+"""which the client has read from KUBECONFIG once, when it was imported"""
 
 KINDS = {
     "v1": {"ConfigMap": "configmaps", "Pod": "pods", "Service": "services",
@@ -59,7 +68,7 @@ class ApiServer(ThreadingHTTPServer):
         query = dict(parse_qsl(parts.query))
         match = _OBJECT.fullmatch(parts.path)
         if not match:
-            return _discovery(parts.path)
+            return (200, {}) if parts.path == "/version" else _refusal(404, f"nothing at {path}")
         group, namespace, plural, name = match.groups()
         if plural not in KINDS.get(group, {}).values():
             return _refusal(404, f"no {plural} in {group}")
@@ -168,27 +177,6 @@ def _invalid(plural: str, body: dict[str, Any]) -> str:
     return ""
 
 
-def _discovery(path: str) -> Answer:
-    group = path.removeprefix("/apis/").removeprefix("/api/")
-    if path == "/version":
-        return 200, {"major": "1", "minor": "34", "gitVersion": "v1.34.0"}
-    if path == "/api":
-        return 200, {"kind": "APIVersions", "versions": ["v1"]}
-    if path == "/apis":
-        named = [each.split("/") for each in KINDS if "/" in each]
-        served = [(name, {"groupVersion": f"{name}/{v}", "version": v}) for name, v in named]
-        groups = [{"name": n, "versions": [v], "preferredVersion": v} for n, v in served]
-        return 200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
-    if group not in KINDS:
-        return _refusal(404, f"nothing at {path}")
-    verbs = ["create", "delete", "get", "list", "patch", "update"]
-    resources = [
-        {"name": plural, "singularName": "", "namespaced": True, "kind": kind, "verbs": verbs}
-        for kind, plural in KINDS[group].items()
-    ]
-    return 200, {"kind": "APIResourceList", "groupVersion": group, "resources": resources}
-
-
 def _name(metadata: dict[str, Any]) -> str:
     if "name" not in metadata:
         metadata["name"] = metadata["generateName"] + "x7k2p"
@@ -223,3 +211,28 @@ def _absent(key: Key) -> Answer:
 def _refusal(code: int, message: str) -> Answer:
     status = {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
     return code, status | {"message": message, "code": code}
+
+
+@contextmanager
+def stand_in(folder: Path) -> Iterator[ApiServer]:
+    """An API server that this process takes for the cluster; `folder` gets its `kubeconfig`."""
+    with ApiServer() as server, pytest.MonkeyPatch.context() as patched:
+        threading.Thread(target=server.serve_forever).start()
+        file = folder / "kubeconfig"
+        file.write_text(yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{server.server_port}")))
+        patched.setattr(LOCATION, str(file))
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+def kubeconfig(server: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": {"server": server}}],
+        "users": [{"name": "test", "user": {}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "current-context": "test",
+    }

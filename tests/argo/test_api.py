@@ -10,8 +10,7 @@ import httpx
 import pytest
 import yaml
 from argo import pod
-from argo.api_server import KINDS, ApiServer
-from argo.test_kubernetes import kubeconfig
+from argo.api_server import KINDS, LOCATION, ApiServer, kubeconfig
 
 from modelyard.delivery import api
 from modelyard.delivery.kubernetes import Cluster, NoAnswer
@@ -75,8 +74,7 @@ def named_server(
     """The `cluster` of a kubeconfig for a server that asks for a token."""
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     file = tmp_path / "kubeconfig"
-    where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
-    monkeypatch.setattr(where, str(file))
+    monkeypatch.setattr(LOCATION, str(file))
     with pod.served(account) as (server, _):
         yield {
             "server": f"https://127.0.0.1:{server.server_port}",

@@ -3,7 +3,6 @@
 import copy
 import os
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,8 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
-from argo.api_server import ApiServer
+from argo.api_server import LOCATION, stand_in
 from argo.schemas import check
 from support import run
 
@@ -275,11 +273,10 @@ needs_cluster = pytest.mark.skipif(
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[kubernetes.Cluster]:
     """A namespace of its own on a real cluster, if one is given, else on a stand-in for one."""
-    location = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
     if KUBECONFIG in os.environ:
         from kubernetes import client, config
 
-        monkeypatch.setattr(location, os.environ[KUBECONFIG])
+        monkeypatch.setattr(LOCATION, os.environ[KUBECONFIG])
         config.load_kube_config()
         name = f"modelyard-test-{uuid.uuid4().hex[:8]}"
         core = client.CoreV1Api()
@@ -287,24 +284,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[kuberne
         yield kubernetes.Cluster(name)
         core.delete_namespace(name)
         return
-    with ApiServer() as server:
-        threading.Thread(target=server.serve_forever).start()
-        file = tmp_path / "kubeconfig"
-        file.write_text(yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{server.server_port}")))
-        monkeypatch.setattr(location, str(file))
+    with stand_in(tmp_path):
         yield kubernetes.Cluster("test")
-        server.shutdown()
-
-
-def kubeconfig(server: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "test", "cluster": {"server": server}}],
-        "users": [{"name": "test", "user": {}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        "current-context": "test",
-    }
 
 
 def test_record_and_lock(cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

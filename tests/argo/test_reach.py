@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from argo.api_server import ApiServer
-from argo.test_kubernetes import TARGET, kubeconfig
+from argo.api_server import ApiServer, stand_in
+from argo.test_kubernetes import TARGET
 
 from modelyard.delivery import kubernetes, reach
 from modelyard.delivery.policy import Kubernetes
@@ -253,15 +252,9 @@ class Down:
 
 
 @pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    with ApiServer() as server:
-        threading.Thread(target=server.serve_forever).start()
-        file = tmp_path / "kubeconfig"
-        file.write_text(yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{server.server_port}")))
-        where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
-        monkeypatch.setattr(where, str(file))
+def api(tmp_path: Path) -> Iterator[ApiServer]:
+    with stand_in(tmp_path) as server:
         yield server
-        server.shutdown()
 
 
 def made(url: str) -> dict[str, Any]:

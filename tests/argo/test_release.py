@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from argo.api_server import ApiServer
-from argo.test_kubernetes import kubeconfig
+from argo.api_server import ApiServer, stand_in
 from argo.test_prometheus import BINARY, Pod, free_port, server, until
 from support import commit, run
 
@@ -131,22 +130,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str
 
 
 @pytest.fixture
-def place(
-    watched: tuple[dict[str, Pod], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Place]:
+def place(watched: tuple[dict[str, Pod], str], tmp_path: Path) -> Iterator[Place]:
     """Version 1 serves already."""
     file = tmp_path / "kubeconfig"
-    with ApiServer() as api, users(Place(api, file, *watched)) as place:
-        threading.Thread(target=api.serve_forever).start()
-        file.write_text(yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{api.server_port}")))
-        where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
-        monkeypatch.setattr(where, str(file))
+    with stand_in(tmp_path) as api, users(Place(api, file, *watched)) as place:
         api.pods_run = True
         account = manifests.service_account(place.target(1), "flight-delay", token=False)
         kubernetes.Cluster("production").apply(account)
         assert place.release(1).decision == "bootstrapped"
         yield place
-        api.shutdown()
 
 
 @contextmanager

@@ -1,15 +1,12 @@
 """The steps of a release in a small world: what comes next, and an approval that is asked for."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from argo.api_server import ApiServer
+from argo.api_server import ApiServer, stand_in
 from argo.entry import modelyard
-from argo.test_kubernetes import kubeconfig
 from argo.test_workflow import MODEL
 from delivery.test_controller import POLICY, World, controller, released
 
@@ -115,15 +112,9 @@ def test_outputs_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    with ApiServer() as server:
-        threading.Thread(target=server.serve_forever).start()
-        file = tmp_path / "kubeconfig"
-        file.write_text(yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{server.server_port}")))
-        where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
-        monkeypatch.setattr(where, str(file))
+def api(tmp_path: Path) -> Iterator[ApiServer]:
+    with stand_in(tmp_path) as server:
         yield server
-        server.shutdown()
 
 
 def submitted(api: ApiServer, phase: str) -> str:

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from argo.api_server import ApiServer
+from argo.api_server import stand_in
 from argo.entry import Done, modelyard
 from argo.schemas import check
-from argo.test_kubernetes import kubeconfig
 from support import ROOT
 
 from modelyard.delivery import submit
@@ -174,16 +173,10 @@ def test_no_argo_server_there() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_by_the_clusters_own_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "kubeconfig"
-    where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
-    monkeypatch.setattr(where, str(file))
-    with ApiServer() as server:
-        threading.Thread(target=server.serve_forever).start()
+def test_by_the_clusters_own_api(tmp_path: Path) -> None:
+    with stand_in(tmp_path) as server:
         server.workflow = status("Failed", node("shadow(0)", "Failed", 2, "Pod"))
-        file.write_text(yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{server.server_port}")))
         done = command(MODEL, ARGO_SERVER="")
-        server.shutdown()
     assert done.returncode == 2, done.stderr
     assert "shadow(0): Failed (Error (exit code 2))" in done.stdout
     (key,) = [key for key in server.objects if key[2] == "workflows"]

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from benchmarks.serving import image as bento_image
 from cluster.node import images, requirements
-from cluster.node.node import GIT, GIT_TOKEN, IP, Node
+from cluster.node.node import GIT, GIT_TOKEN, IP, PASSWORD, USER, Node
 from cluster.node.programs import CommandFailed, command, tools
 
 Manifest = dict[str, Any]
@@ -103,10 +104,10 @@ class Cluster:
 
     def push(self, tag: str, name: str) -> str:
         """Push an image that buildah (or docker) has, as `name`; its reference by digest."""
-        return images.push_model(tag, self.registry, name, bool(self.credentials))
-
-    def build(self, context: Path, dockerfile: Path, tag: str) -> None:
-        images.build_model(context, dockerfile, tag)
+        user, password = (USER, PASSWORD) if self.credentials else ("", "")
+        version = tag.rpartition(":")[2] if ":" in tag.rpartition("/")[2] else "latest"
+        place = f"{self.registry}/{name}"
+        return f"{place}@{bento_image.push(tag, f'{place}:{version}', user, password)}"
 
     @property
     def python(self) -> str:

