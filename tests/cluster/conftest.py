@@ -3,10 +3,16 @@
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from benchmarks.serving import image
+from cluster import guide, models
 from cluster.cluster import Cluster, connect
 from cluster.node import requirements
+from cluster.node.node import PASSWORD, USER
+from cluster.repo import SCRIPTS, Repo
+from support import ROOT
 
 FOLDER = Path(__file__).parent
 
@@ -31,6 +37,68 @@ def model_namespace(cluster: Cluster) -> Iterator[Callable[[str], str]]:
         made.append(f"{name}-{uuid.uuid4().hex[:6]}")
         cluster.make_namespace(made[-1])
         return made[-1]
+
+    yield make
+    for name in made:
+        cluster.delete_namespace(name)
+
+
+@pytest.fixture(scope="session")
+def model_images(cluster: Cluster) -> dict[int, str]:
+    """Digests of the test model's versions, in the models' registry."""
+    user = (USER, PASSWORD) if cluster.credentials else ()
+    return models.push(cluster.registry, *user)
+
+
+@pytest.fixture(scope="session")
+def shared_objects(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What an administrator applies once: the guide's first commands."""
+    folder = tmp_path_factory.mktemp("docker")
+    if image.builder() == "buildah":
+        (folder / "docker").write_text(DOCKER.format(base=image.base(), user=f"{USER}:{PASSWORD}"))
+        (folder / "docker").chmod(0o755)
+    found = dict(cluster.environment)
+    path = {"PATH": f"{folder}:{SCRIPTS}:{found['PATH']}"}
+    for beginning in ("docker build", "docker push", "python -m modelyard.delivery.workflows"):
+        guide.follow(beginning, {"ghcr.io/YOUR-ORG": cluster.registry}, ROOT, found | path)
+
+
+DOCKER = """\
+#!/bin/sh
+# The two commands of the guide, by buildah.
+command=$1; shift
+case $command in
+build) exec buildah build --quiet --isolation=chroot --layers --build-arg=BASE={base} "$@" ;;
+push) exec buildah push --quiet --tls-verify=false --disable-compression --creds={user} "$@" ;;
+esac
+exit 1
+"""
+
+
+@pytest.fixture
+def model_repo(
+    cluster: Cluster,
+    shared_objects: None,
+    model_images: dict[int, str],
+    render: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., Repo]]:
+    """`model_repo(approval=True, …)`: a repo with a namespace of its own to release to, and its
+    base objects applied, by the guide; with changes of its environment."""
+    made: list[str] = []
+
+    def make(image: str = models.MODEL, **changes: Any) -> Repo:
+        made.append(f"model-{uuid.uuid4().hex[:6]}")
+        folder = render(tmp_path_factory.mktemp("repo") / models.MODEL)
+        repo = Repo(cluster, folder, made[-1], f"{cluster.registry}/{image}", model_images)
+        repo.change(**changes)
+        repo.ask_for(models.GOOD)
+        repo.follow("kubectl create namespace")
+        repo.follow("kubectl label namespace")
+        cluster.make_namespace(repo.namespace)
+        repo.follow("kubectl apply --server-side -f argo/manifests/production")
+        cluster.give_pull_secret(repo.namespace, models.MODEL, "modelyard-release")
+        return repo
 
     yield make
     for name in made:

@@ -339,15 +339,20 @@ def submit_policy() -> list[Manifest]:
     policy = {
         "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
         "failurePolicy": "Fail",
+        # With the API's defaults: a second manager of the object then asks for the same.
         "matchConstraints": {
+            "matchPolicy": "Equivalent",
+            "namespaceSelector": {},
+            "objectSelector": {},
             "resourceRules": [
                 {
                     "apiGroups": ["argoproj.io"],
                     "apiVersions": ["*"],
                     "operations": ["CREATE"],
                     "resources": ["workflows"],
+                    "scope": "*",
                 }
-            ]
+            ],
         },
         "variables": [
             {"name": "elsewhere", "expression": f"params.data.template != '{name}'"},

@@ -1,0 +1,274 @@
+"""Releases on a cluster by the guide's commands, with users at its Gateway.
+
+Restricted namespaces, denied networks, quotas, Argo's Strict, a registry that asks for
+credentials: what a careful administrator sets up, and nothing else.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+from cluster.cluster import Cluster
+from cluster.models import FAULTY, GOOD, OTHER_GOOD
+from cluster.repo import POLICY, Repo
+from support import run
+
+pytestmark = [pytest.mark.timeout(900)]
+
+Make = Callable[..., Repo]
+
+
+@pytest.fixture
+def url(cluster: Cluster) -> Iterator[str]:
+    with cluster.gateway() as found:
+        yield found
+
+
+@pytest.fixture
+def serving(model_repo: Make) -> Repo:
+    """A repo whose first version serves all users."""
+    repo = model_repo()
+    repo.released(GOOD)
+    return repo
+
+
+def last(repo: Repo) -> dict[str, Any]:
+    """Event of the record."""
+    return repo.events()[-1]
+
+
+@pytest.mark.xdist_group("walk")
+def test_three_releases_and_the_way_back(
+    cluster: Cluster, model_repo: Make, url: str, record_property: Callable[[str, object], None]
+) -> None:
+    canary = POLICY["canary"] | {"min_requests": 150}
+    shadow = POLICY["shadow"] | {"min_requests": 250}  # the faulty version gets into the canary
+    repo = model_repo(policy=POLICY | {"shadow": shadow, "canary": canary})
+    folder, address, token = cluster.git(repo.namespace)
+    run("git", "remote", "add", "origin", folder, cwd=repo.folder)
+    credentials = repo.folder.parent / "credentials"
+    credentials.mkdir()
+    (credentials / "token").write_text(token)
+    repo.follow(
+        "kubectl -n flight-delay-production create secret generic modelyard-git --from-file=token",
+        credentials,
+    )
+    repo.ask_for(GOOD, repository=address)
+    repo.follow("kubectl apply --server-side -f argo/manifests/production")
+
+    first = repo.released(GOOD)
+    record_property("first release, seconds", first.seconds)
+    assert first.nodes() == {"deploy": "Succeeded"}, "no node without work"
+    assert repo.weights() == {GOOD: 100}
+    with repo.users(url) as users:
+        second = repo.released(OTHER_GOOD)
+        record_property("second release, seconds", second.seconds)
+        assert repo.weights() == {OTHER_GOOD: 100}
+        assert list(second.nodes()) == ["deploy", "shadow", "canary", "promote"]
+        assert users.failed() == [], users
+
+        repo.ask_for(FAULTY)
+        run("git", "push", "--quiet", "origin", "main", cwd=repo.folder)
+        third = repo.submit()
+        assert third.end() == 2, third
+        assert third.phase == "Failed"
+        assert repo.weights() == {OTHER_GOOD: 100}
+        assert last(repo)["decision"] == "rolled_back" and "errors" in last(repo)["reason"]
+        assert users.failed() and users.failed_beside(FAULTY) == [], users
+        assert len(users.failed()) < 60, users
+
+        merge_the_way_back(repo)
+        back = repo.submit()
+        assert back.end() == 0, back
+        assert back.nodes() == {"deploy": "Succeeded"} and back.phase == "Succeeded"
+        time.sleep(2)
+        since = time.time() - 2
+        assert users.by_version(since).keys() == {OTHER_GOOD} and not users.failed(since), users
+
+
+def merge_the_way_back(repo: Repo) -> None:
+    """The one branch that the cluster pushed."""
+    run("git", "fetch", "--quiet", "origin", cwd=repo.folder)
+    branches = run("git", "branch", "--remotes", "--format=%(refname:short)", cwd=repo.folder)
+    (branch,) = [each for each in branches.split() if "/modelyard/production-" in each]
+    run("git", "merge", "--quiet", branch, cwd=repo.folder)
+    policy = yaml.safe_load((repo.folder / "argo" / "release.yaml").read_text())
+    assert (policy["version"], policy["digest"]) == (OTHER_GOOD, repo.digests[OTHER_GOOD])
+    (evidence,) = (repo.folder / "argo" / "releases").glob("production-*.json")
+    assert "errors" in evidence.read_text()
+
+
+@pytest.mark.xdist_group("record")
+def test_a_record_that_is_lost_or_edited(cluster: Cluster, serving: Repo, url: str) -> None:
+    repo = serving
+    with repo.users(url) as users:
+        lose_the_record(repo)
+        repo.released(OTHER_GOOD)
+        assert repo.weights() == {OTHER_GOOD: 100}
+        assert any("there was no record" in each["reason"] for each in repo.events())
+
+        release = repo.release(GOOD)
+        repo.reaches("canary", GOOD)
+        edit_the_record(repo)
+        assert release.end() == 1, release
+        assert "edited" in str(release) or "do not follow" in str(release), release
+        assert repo.weights() == {OTHER_GOOD: 100}
+        assert users.failed() == [], users
+
+
+def lose_the_record(repo: Repo) -> None:
+    names = [each["metadata"]["name"] for each in repo.records()]
+    assert names
+    repo.cluster.kubectl("delete", "configmap", *names, "-n", repo.namespace)
+
+
+def edit_the_record(repo: Repo) -> None:
+    """Make the newest counts look better."""
+    found = max(repo.records(), key=lambda each: each["metadata"]["creationTimestamp"])
+    for key, text in sorted(found["data"].items(), reverse=True):
+        event = json.loads(text)
+        if event["verdicts"]:
+            event["evidence"]["counts"]["candidate"]["requests"] += 5000
+            patch = {"data": {key: json.dumps(event)}}
+            repo.cluster.kubectl(
+                "patch", "configmap", found["metadata"]["name"], "-n", repo.namespace,
+                "--type=merge", "-p", json.dumps(patch),
+            )  # fmt: skip
+            return
+    pytest.fail("no event has verdicts")
+
+
+@pytest.mark.xdist_group("pods")
+def test_pods_of_the_workflow_are_lost_in_every_phase(
+    cluster: Cluster, serving: Repo, url: str
+) -> None:
+    """A machine is drained, or runs out of memory: each node is tried again and goes on."""
+    repo = serving
+    with repo.users(url) as users:
+        release = repo.release(OTHER_GOOD)
+        (deploy,) = cluster.eventually(lambda: release.pods("deploy"))
+        cluster.kubectl("delete", "pod", deploy, "-n", repo.namespace, "--wait=false")
+        repo.reaches("shadow", OTHER_GOOD)
+        if cluster.node:
+            (shadow,) = cluster.eventually(lambda: release.pods("shadow"))
+            cluster.kill(repo.namespace, shadow)
+        repo.reaches("canary", OTHER_GOOD)
+        (canary,) = cluster.eventually(lambda: release.pods("canary"))
+        cluster.kubectl(
+            "delete", "pod", canary, "-n", repo.namespace, "--force", "--grace-period=0"
+        )
+        assert release.end() == 0, release
+        assert repo.weights() == {OTHER_GOOD: 100}
+        assert users.failed() == [], users
+
+
+@pytest.mark.xdist_group("candidate")
+def test_a_candidate_whose_pod_is_lost_costs_little(
+    cluster: Cluster, serving: Repo, url: str
+) -> None:
+    repo = serving
+    with repo.users(url) as users:
+        release = repo.release(OTHER_GOOD)
+        repo.reaches("canary", OTHER_GOOD)
+        labels = f"app.kubernetes.io/version={OTHER_GOOD}"
+        cluster.kubectl("delete", "pod", "-n", repo.namespace, "-l", labels, "--wait=false")
+        cluster.eventually(lambda: repo.weights() == {GOOD: 100}, 30)
+        code = release.end()
+        assert code in (0, 2), release
+        assert repo.weights() == {OTHER_GOOD if code == 0 else GOOD: 100}
+        # At 25 and 50 % of 30 a second, for as long as a look takes.
+        assert len(users.failed()) <= 60, users
+
+
+@pytest.mark.xdist_group("lock")
+def test_two_at_once_and_a_lock_of_the_dead(cluster: Cluster, serving: Repo, url: str) -> None:
+    repo = serving
+    with repo.users(url) as users:
+        hold_the_lease(repo)
+        repo.ask_for(OTHER_GOOD)
+        one, two = repo.submit(), repo.submit()
+        assert (one.end(), two.end()) == (0, 0), f"{one}\n{two}"
+        assert sorted(map(len, (one.nodes(), two.nodes()))) == [1, 4], "one found it done"
+        assert repo.weights() == {OTHER_GOOD: 100}
+        assert users.failed() == [], users
+
+
+def hold_the_lease(repo: Repo) -> None:
+    """As a pod leaves it that was killed a moment ago."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
+    spec = {
+        "holderIdentity": "flight-delay-dead-1", "leaseDurationSeconds": 60,
+        "acquireTime": now, "renewTime": now,
+    }  # fmt: skip
+    metadata = {"name": "modelyard-release", "namespace": repo.namespace}
+    repo.cluster.apply(
+        {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": metadata,
+            "spec": spec,
+        }
+    )
+
+
+@pytest.mark.xdist_group("ended")
+def test_releases_that_are_ended_from_outside(cluster: Cluster, serving: Repo, url: str) -> None:
+    """`argo stop` rolls back; `argo terminate` leaves it, and the next one goes on."""
+    repo = serving
+    with repo.users(url) as users:
+        release = repo.release(OTHER_GOOD)
+        repo.reaches("canary", OTHER_GOOD)
+        release.shut_down("Stop")
+        assert release.end() == 2, release
+        assert repo.weights() == {GOOD: 100} and last(repo)["decision"] == "rolled_back"
+
+        release = repo.release(OTHER_GOOD)
+        repo.reaches("canary", OTHER_GOOD)
+        release.shut_down("Terminate")
+        assert release.end() == 1, release
+        assert "decision" not in last(repo) or last(repo)["decision"] is None
+        assert repo.submit().end() == 0, repo.status()
+        assert repo.weights() == {OTHER_GOOD: 100}
+        assert users.failed() == [], users
+
+
+@pytest.mark.xdist_group("approval")
+def test_approval_is_given_refused_or_never_given(
+    cluster: Cluster, model_repo: Make, url: str
+) -> None:
+    repo = model_repo(approval=True)
+    first = repo.release(GOOD)
+    waits(cluster, first)
+    assert repo.weights() == {}, "nobody is served before"
+    first.resume()
+    assert first.end() == 0 and repo.weights() == {GOOD: 100}, first
+    with repo.users(url) as users:
+        refused = repo.release(OTHER_GOOD)
+        waits(cluster, refused)
+        refused.shut_down("Stop")
+        assert refused.end() == 2 and repo.weights() == {GOOD: 100}, refused
+
+        given = repo.release(OTHER_GOOD)
+        waits(cluster, given)
+        assert repo.weights().keys() == {GOOD, OTHER_GOOD}
+        given.resume()
+        assert given.end() == 0 and repo.weights() == {OTHER_GOOD: 100}, given
+
+        brief = POLICY["canary"] | {"max_duration": "30s"}
+        repo.change(policy=POLICY | {"canary": brief})
+        repo.ask_for(GOOD)
+        repo.follow("kubectl apply --server-side -f argo/manifests/production")
+        never = repo.submit()
+        waits(cluster, never)
+        cluster.eventually(lambda: repo.weights() == {OTHER_GOOD: 100})
+        assert last(repo)["decision"] in ("rolled_back", "held"), never
+        never.shut_down("Stop")
+        assert never.end() in (2, 3), never
+        assert users.failed() == [], users
+
+
+def waits(cluster: Cluster, release: Any) -> None:
+    cluster.eventually(lambda: release.nodes().get("approve") == "Running", 240)
