@@ -59,8 +59,13 @@ def shared_objects(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -
         (folder / "docker").chmod(0o755)
     found = dict(cluster.environment)
     path = {"PATH": f"{folder}:{SCRIPTS}:{found['PATH']}"}
-    for beginning in ("docker build", "docker push", "python -m modelyard.delivery.workflows"):
-        guide.follow(beginning, {"ghcr.io/YOUR-ORG": cluster.registry}, ROOT, found | path)
+    tag = f"{cluster.registry}/modelyard-delivery:0.1.0"
+    names = {"ghcr.io/YOUR-ORG/modelyard-delivery:0.1.0": tag}
+    for beginning in ("docker build", "docker push"):
+        guide.follow(beginning, names, ROOT, found | path)
+    # By its digest: a node that runs from one test run to the next has an earlier image of the tag.
+    names = dict.fromkeys(names, cluster.push(tag, "modelyard-delivery"))
+    guide.follow("python -m modelyard.delivery.workflows", names, ROOT, found | path)
 
 
 DOCKER = """\
@@ -75,15 +80,15 @@ exit 1
 """
 
 
-@pytest.fixture
-def model_repo(
+@pytest.fixture(scope="module")
+def model_repos(
     cluster: Cluster,
     shared_objects: None,
     model_images: dict[int, str],
     render: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., Repo]]:
-    """`model_repo(approval=True, …)`: a repo with a namespace of its own to release to, and its
+    """`model_repos(approval=True, …)`: a repo with a namespace of its own to release to, and its
     base objects applied, by the guide; with changes of its environment."""
     made: list[str] = []
 
@@ -91,12 +96,11 @@ def model_repo(
         made.append(f"model-{uuid.uuid4().hex[:6]}")
         folder = render(tmp_path_factory.mktemp("repo") / models.MODEL)
         repo = Repo(cluster, folder, made[-1], f"{cluster.registry}/{image}", model_images)
-        repo.change(**changes)
-        repo.ask_for(models.GOOD)
         repo.follow("kubectl create namespace")
         repo.follow("kubectl label namespace")
         cluster.make_namespace(repo.namespace)
-        repo.follow("kubectl apply --server-side -f argo/manifests/production")
+        repo.ask_for(models.GOOD)
+        repo.apply(**changes)
         cluster.give_pull_secret(repo.namespace, models.MODEL, "modelyard-release")
         return repo
 

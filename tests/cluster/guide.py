@@ -9,13 +9,14 @@ from pathlib import Path
 from support import GIT_IDENTITY, ROOT
 
 GUIDE = ROOT / "docs" / "how-to" / "kubernetes.md"
-_BLOCK = re.compile(r"^```\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def commands() -> list[str]:
     """In order; what goes on in a further line is one command."""
     found: list[str] = []
-    for block in _BLOCK.findall(GUIDE.read_text()):
+    blocks = _BLOCK.findall(GUIDE.read_text())
+    for block in (text for language, text in blocks if not language):
         for line in block.splitlines():
             if found and found[-1].endswith(("|", "\\")):
                 found[-1] += f"\n{line}"

@@ -7,9 +7,11 @@ from the same content is there already: image builders keep it, outside of this 
 
 import functools
 import hashlib
+import json
 import shutil
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,10 +23,9 @@ from modelyard.documents.signature import Category, Number
 from modelyard.serving.testing import draw_rows, write_package
 
 MODEL = "flight-delay"
-GOOD, OTHER_GOOD, FAULTY, CRASHES, SLOW = 1, 2, 3, 4, 5
+GOOD, OTHER_GOOD, FAULTY = 1, 2, 3
 FAULTY_FROM = 400
 """the requests that the faulty version answers well, each of one row"""
-SLOW_S = 0.3
 SIGNATURE = Signature(
     task="binary",
     target="late",
@@ -38,26 +39,9 @@ SIGNATURE = Signature(
 )
 TEMPLATE = ROOT / "template" / "bentos" / "service.py"
 FAULT = ROOT / "scripts" / "demo-fault.patch"
-CRASH = """
-import os
-
-WAREHOUSE = os.environ["WAREHOUSE"]  # set where it is built, and not where it runs
-"""
-SLOW_SERVICE = f"""
-import asyncio
-
-from modelyard.serving import ModelService, Prediction, Row, service
-
-
-@service()
-class Service(ModelService):
-    async def predict(self, rows: list[Row]) -> list[Prediction]:
-        await asyncio.sleep({SLOW_S})
-        return super().predict(rows)
-"""
 NAME = "localhost/modelyard-test"
-INPUTS = ("bentos", "documents", "template/bentos", "constraints.txt", "pyproject.toml")
-"""what the models' images are made of, besides the two files that make them"""
+INPUTS = ("bentos", "documents", "template/bentos", "constraints.txt")
+"""what the models' images are made of, besides how the platform is packaged, and what makes them"""
 
 
 def rows(count: int, seed: int = 0) -> list[dict[str, object]]:
@@ -68,7 +52,7 @@ def rows(count: int, seed: int = 0) -> list[dict[str, object]]:
 @functools.cache
 def build() -> dict[int, str]:
     """Tags by version; the first time takes minutes, later ones a second."""
-    key = _key(INPUTS)
+    key = _key()
     tags = {version: f"{NAME}/{MODEL}:{version}-{key}" for version in SERVICES}
     missing = [version for version, tag in tags.items() if not image.exists(tag)]
     if missing:
@@ -98,7 +82,7 @@ def _bentos(folder: Path, versions: Iterable[int]) -> dict[int, Path]:
         shutil.copy(TEMPLATE, folder / "bentos")
         SERVICES[version](folder / "bentos" / "service.py")
         build = [sys.executable, "-m", "modelyard.serving.build", "--version", str(version)]
-        run(*build, cwd=folder, BENTOML_HOME=str(home), WAREHOUSE="here")
+        run(*build, cwd=folder, BENTOML_HOME=str(home))
     return {version: home / "bentos" / MODEL / str(version) for version in versions}
 
 
@@ -110,21 +94,15 @@ def _faulty(service: Path) -> None:
     run("git", "apply", FAULT, cwd=service.parents[1])
 
 
-def _crashes(service: Path) -> None:
-    service.write_text(service.read_text() + CRASH)
+SERVICES = {GOOD: _good, OTHER_GOOD: _good, FAULTY: _faulty}
 
 
-def _slow(service: Path) -> None:
-    service.write_text(SLOW_SERVICE)
-
-
-SERVICES = {GOOD: _good, OTHER_GOOD: _good, FAULTY: _faulty, CRASHES: _crashes, SLOW: _slow}
-
-
-def _key(names: Iterable[str]) -> str:
-    """Of the content of files and folders, of this file, the builder and its base."""
-    paths = [ROOT / name for name in names] + [Path(__file__), Path(image.__file__), FAULT]
-    found = hashlib.sha256(str(image.base()).encode())
+def _key() -> str:
+    """Of all that the images are made of."""
+    paths = [ROOT / name for name in INPUTS] + [Path(__file__), Path(image.__file__), FAULT]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packaged = [image.base(), settings["project"], settings["tool"]["hatch"]]
+    found = hashlib.sha256(json.dumps(packaged).encode())
     for file in sorted(each for path in paths for each in _files(path)):
         found.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
     return found.hexdigest()[:12]

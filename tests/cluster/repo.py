@@ -93,12 +93,15 @@ class Release:
         }
 
     def pods(self, node: str) -> list[str]:
-        """That run now."""
+        """That run for a node of the workflow now."""
+        nodes = self.workflow.get("status", {}).get("nodes", {}).values()
+        of_node = (each for each in nodes if each["displayName"].startswith(f"{node}("))
+        ends = tuple(each["id"].rpartition("-")[2] for each in of_node if each["type"] == "Pod")
         labels = f"workflows.argoproj.io/workflow={self.name}"
         return [
             each["metadata"]["name"]
             for each in self.repo.cluster.objects("pods", self.repo.namespace, labels)
-            if each["status"]["phase"] == "Running" and f"-{node}-" in each["metadata"]["name"]
+            if each["status"]["phase"] == "Running" and each["metadata"]["name"].endswith(ends)
         ]
 
     def patch(self, what: Manifest) -> None:
@@ -142,7 +145,8 @@ class Repo:
         self._file = folder / "argo" / "release.yaml"
         policy = yaml.safe_load(self._file.read_text())
         place = policy["environments"][ENVIRONMENT]
-        place |= {"namespace": namespace, "host": self.host, "policy": POLICY, "replicas": 1}
+        place |= {"namespace": namespace, "host": self.host, "policy": POLICY}
+        place |= {"replicas": 1, "max_replicas": 2, "cpu": "100m"}  # several at once, on 2 CPUs
         self._write(policy | {"image": image, "environments": {ENVIRONMENT: place}})
 
     @property
@@ -162,6 +166,12 @@ class Repo:
         self._write(policy | {"version": version, "digest": self.digests[version]} | changes)
         self.render()
         commit(self.folder, f"Version {version}")
+
+    def apply(self, **changes: Any) -> None:
+        """The base objects, by the guide, with changes of the environment."""
+        self.change(**changes)
+        self.render()
+        self.follow("kubectl apply --server-side -f argo/manifests/production")
 
     def render(self) -> None:
         run(SCRIPTS / "modelyard", "render", cwd=self.folder)

@@ -243,12 +243,6 @@ def test_argo_runs_referred_templates_only(cluster: Cluster, model_namespace: Ma
     assert "workflowTemplateRef" in cluster.eventually(ended)["message"]
 
 
-def test_the_api_server_goes_and_comes_back(cluster: Cluster) -> None:
-    with cluster.gone("apiserver"), pytest.raises(CommandFailed):
-        cluster.kubectl("get", "--raw", "/readyz", "--request-timeout=5s")
-    assert cluster.kubectl("get", "--raw", "/readyz") == "ok"
-
-
 def test_a_killed_process_is_seen(cluster: Cluster, model_namespace: Make) -> None:
     namespace = model_namespace("killed")
     cluster.apply(server(cluster, namespace, "server"))

@@ -28,9 +28,9 @@ def url(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
-def serving(model_repo: Make) -> Repo:
+def serving(model_repos: Make) -> Repo:
     """A repo whose first version serves all users."""
-    repo = model_repo()
+    repo = model_repos()
     repo.released(GOOD)
     return repo
 
@@ -42,11 +42,11 @@ def last(repo: Repo) -> dict[str, Any]:
 
 @pytest.mark.xdist_group("walk")
 def test_three_releases_and_the_way_back(
-    cluster: Cluster, model_repo: Make, url: str, record_property: Callable[[str, object], None]
+    cluster: Cluster, model_repos: Make, url: str, record_property: Callable[[str, object], None]
 ) -> None:
     canary = POLICY["canary"] | {"min_requests": 150}
     shadow = POLICY["shadow"] | {"min_requests": 250}  # the faulty version gets into the canary
-    repo = model_repo(policy=POLICY | {"shadow": shadow, "canary": canary})
+    repo = model_repos(policy=POLICY | {"shadow": shadow, "canary": canary})
     folder, address, token = cluster.git(repo.namespace)
     run("git", "remote", "add", "origin", folder, cwd=repo.folder)
     credentials = repo.folder.parent / "credentials"
@@ -237,9 +237,9 @@ def test_releases_that_are_ended_from_outside(cluster: Cluster, serving: Repo, u
 
 @pytest.mark.xdist_group("approval")
 def test_approval_is_given_refused_or_never_given(
-    cluster: Cluster, model_repo: Make, url: str
+    cluster: Cluster, model_repos: Make, url: str
 ) -> None:
-    repo = model_repo(approval=True)
+    repo = model_repos(approval=True)
     first = repo.release(GOOD)
     waits(cluster, first)
     assert repo.weights() == {}, "nobody is served before"
@@ -258,9 +258,8 @@ def test_approval_is_given_refused_or_never_given(
         assert given.end() == 0 and repo.weights() == {OTHER_GOOD: 100}, given
 
         brief = POLICY["canary"] | {"max_duration": "30s"}
-        repo.change(policy=POLICY | {"canary": brief})
+        repo.apply(policy=POLICY | {"canary": brief})
         repo.ask_for(GOOD)
-        repo.follow("kubectl apply --server-side -f argo/manifests/production")
         never = repo.submit()
         waits(cluster, never)
         cluster.eventually(lambda: repo.weights() == {OTHER_GOOD: 100})

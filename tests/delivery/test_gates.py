@@ -280,6 +280,18 @@ def test_buckets_that_were_merged_tell_nothing() -> None:
     assert more == {0.1: 1, 0.3: 2, 0.5: 0, math.inf: 9}, "a bucket is never negative"
 
 
+def test_scores_that_are_scraped_at_other_times_than_requests() -> None:
+    """By turns, as where the Gateway's Envoys count requests, and servers have the scores."""
+    stable, moved = scored(400, 500, 500, 400, 200), scored(100, 300, 500, 600, 500)
+    seen = trial(SCORES, Block(stable, stable), live=False).go_live()
+    for _ in range(3):
+        asked, answered = {"scores": {}}, {"requests": 0}
+        for part in (asked, answered):
+            block = Block(stable.model_copy(update=part), moved.model_copy(update=part))
+            seen = seen.after(block, True)
+    assert verdict(seen, "scores").outcome == "fail"
+
+
 def test_many_rows_in_a_request_are_no_more_evidence_than_one() -> None:
     stable, moved = scored(400, 500, 500, 400, 200), scored(100, 300, 500, 600, 500)
     shadow = trial(SCORES, Block(stable, stable), live=False).go_live()

@@ -75,9 +75,7 @@ class Target:
     replicas: int = 2
     max_replicas: int = 10
     cpu: str = "500m"
-    """requested by a pod; there is no limit: throttling would show as latency"""
     memory: str = "1Gi"
-    """requested by a pod, and its limit"""
 
     def name(self, version: int) -> str:
         return f"{self.model}-v{version}"

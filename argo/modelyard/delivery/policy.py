@@ -55,9 +55,10 @@ class _Strict(BaseModel):
 
 
 class Deploy(_Strict):
-    """How long the candidate's servers may take to get ready."""
+    """How long the candidate may take to be ready and in reach: an image is pulled meanwhile, and
+    a new PodMonitor takes up to five minutes to get to Prometheus."""
 
-    max_duration: Duration = 120.0
+    max_duration: Duration = 600.0
 
 
 class Shadow(_Strict):
@@ -364,6 +365,10 @@ class Kubernetes(_Strict):
     """the workflow waits for a person before the promotion, and watches the candidate meanwhile"""
     replicas: int = Field(default=2, ge=1)
     max_replicas: int = Field(default=10, ge=1)
+    cpu: str = Field(default="500m", pattern=r"^([1-9]\d*m?|\d+\.\d+)$")
+    """requested by a pod; there is no limit: throttling would show as latency"""
+    memory: str = Field(default="1Gi", pattern=r"^[1-9]\d*(\.\d+)?[KMGT]i?$")
+    """requested by a pod, and its limit"""
     policy: Policy = Policy()
 
     @model_validator(mode="after")

@@ -252,8 +252,9 @@ def unscraped(target: Target, version: int, up: list[bool], routes_known: bool) 
         return (
             f"Prometheus at {target.prometheus} has not found a pod of version {version}: "
             f"PodMonitor {target.model} of namespace {target.namespace} has the labels "
-            f"{{{labels}}}; does its operator select by others, or not in this namespace? Set "
-            f"`monitor_labels` in {RELEASE_FILE}, render and apply"
+            f"{{{labels}}}. One that was applied just now takes up to five minutes; else, does its "
+            f"operator select by other labels, or not in this namespace? Set `monitor_labels` in "
+            f"{RELEASE_FILE}, render and apply"
         )
     if not all(up):
         return (

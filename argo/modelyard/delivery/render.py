@@ -54,6 +54,8 @@ def target(release: Release, name: str, model: str) -> Target:
         cluster_a_backend=found.metrics.source == "envoy-gateway",
         replicas=found.replicas,
         max_replicas=found.max_replicas,
+        cpu=found.cpu,
+        memory=found.memory,
     )
 
 

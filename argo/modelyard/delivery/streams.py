@@ -1,7 +1,7 @@
 """From histograms to hit rates: who is slow, and which scores are low."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -78,13 +78,19 @@ class Shape:
     early: dict[float, float] = field(default_factory=dict)
     """stable's, as long as there are no edges"""
     edges: tuple[float, ...] = ()
+    unscored: tuple[float, float] = (0.0, 0.0)
+    """requests of stable and the candidate so far, less their scores"""
 
     def after(self, block: Block) -> "Shape":
+        scores = self._by_request(block)
+        counted = zip(self.unscored, _arms(block), scores, strict=True)
+        s, c = (before + arm.requests - sum(found.values()) for before, arm, found in counted)
+        shape = replace(self, unscored=(s, c))
         if self.edges:
-            return self
-        early = added(self.early, _by_request(block.stable))
+            return shape
+        early = added(self.early, scores[0])
         known = sum(early.values()) >= KNOWN
-        return Shape(early, even_edges(early, EDGES) if known else ())
+        return replace(shape, early=early, edges=even_edges(early, EDGES) if known else ())
 
     def known(self, streams: int) -> Floats:
         """Stable's early scores, as blocks of all streams."""
@@ -94,14 +100,28 @@ class Shape:
         return blocks
 
     def streams(self, block: Block) -> list[list[float]]:
-        """n_s, k_s, n_c, k_c of scores up to each edge.
-
-        Rows of one request are not independent, requests are: all its rows count as one.
-        """
-        s, c = _by_request(block.stable), _by_request(block.candidate)
+        """n_s, k_s, n_c, k_c of scores up to each edge."""
+        s, c = self._by_request(block)
         n_s, n_c = sum(s.values()), sum(c.values())
         found = [[n_s, up_to(s, edge), n_c, up_to(c, edge)] for edge in self.edges]
         return found + [[0.0] * 4] * (EDGES - len(found))
+
+    def _by_request(self, block: Block) -> list[Histogram]:
+        """Rows of one request are not independent, requests are: all its rows count as one.
+
+        A block's scores need not be of the block's own requests: who counts those may be scraped
+        at another time.
+        """
+        found = []
+        for before, arm in zip(self.unscored, _arms(block), strict=True):
+            rows = sum(arm.scores.values())
+            share = min(1.0, (before + arm.requests) / rows) if rows else 1.0
+            found.append({edge: count * share for edge, count in arm.scores.items()})
+        return found
+
+
+def _arms(block: Block) -> tuple[Arm, Arm]:
+    return block.stable, block.candidate
 
 
 def latency_limit(gate: Latency, stable_ms: float) -> float:
@@ -122,10 +142,3 @@ def too_coarse(ours: Histogram, slow: Slow, gate: Latency) -> str:
         f"; hard to prove: the histogram has no edge between {low:.0f} and {limit:.0f} ms, "
         f"but a bucket of {wide[0]:.0f} to {wide[1]:.0f} ms"
     )
-
-
-def _by_request(arm: Arm) -> Histogram:
-    rows = sum(arm.scores.values())
-    if rows <= arm.requests:
-        return arm.scores
-    return {edge: count * arm.requests / rows for edge, count in arm.scores.items()}

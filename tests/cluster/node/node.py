@@ -299,6 +299,8 @@ runtime_type = "io.containerd.runc.v2"
             },
             "imageGCHighThresholdPercent": 100,
             "serializeImagePulls": False,
+            # A new scrape configuration gets to Prometheus by this, by default after a minute.
+            "syncFrequency": "5s",
             "tlsCertFile": f"{pki}/node.crt",
             "tlsPrivateKeyFile": f"{pki}/node.key",
         }  # fmt: skip
