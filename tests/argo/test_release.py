@@ -23,7 +23,7 @@ from modelyard.delivery import kubernetes, manifests
 from modelyard.delivery.controller import Controller
 from modelyard.delivery.machine import State
 from modelyard.delivery.manifests import Target
-from modelyard.delivery.policy import Kubernetes
+from modelyard.delivery.policy import Kubernetes, Policy
 from modelyard.documents import ReleaseEvent, UserError
 
 pytestmark = [
@@ -71,20 +71,21 @@ class Place:
             prometheus=self.prometheus,
         )
 
-    def environment(self, **policy: Any) -> dict[str, Any]:
+    def environment(self) -> dict[str, Any]:
         return {
             "platform": "kubernetes",
             "namespace": "production",
             "host": "flight-delay.example.com",
             "prometheus": self.prometheus,
             "probe": False,  # there is no Gateway that could answer
-            "policy": POLICY | policy,
+            "policy": POLICY | {"interval": "5s"},
         }
 
     def controller(self, version: int, **policy: Any) -> Controller:
-        environment = Kubernetes.model_validate(self.environment(**policy))
+        environment = Kubernetes.model_validate(self.environment())
         ports = kubernetes.kubernetes_ports(self.target(version), environment)
-        return Controller(ports, environment.policy)
+        # This Prometheus scrapes more often than a cluster's.
+        return Controller(ports, Policy.model_validate(POLICY | policy))
 
     def release(self, version: int, **policy: Any) -> State:
         controller = self.controller(version, **policy)

@@ -21,7 +21,7 @@ SCRIPTS = Path(sys.executable).parent
 ROUTE = "httproutes.gateway.networking.k8s.io"
 WORKFLOW = "workflows.argoproj.io"
 POLICY: dict[str, Any] = {
-    "interval": "1s",
+    "interval": "5s",
     "deploy": {"max_duration": "150s"},
     "shadow": {"min_requests": 60, "max_duration": "5m"},
     "canary": {

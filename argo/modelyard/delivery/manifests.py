@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from modelyard.delivery.policy import is_range
+from modelyard.delivery.policy import SCRAPE_S, is_range
 
 Manifest = dict[str, Any]
 
@@ -247,7 +247,12 @@ def pod_monitor(target: Target) -> Manifest:
             "podTargetLabels": ["app.kubernetes.io/name", "app.kubernetes.io/version"],
             "podMetricsEndpoints": [
                 # BentoML's own label `endpoint` (the path) must not give way to the operator's.
-                {"port": "http", "path": "/metrics", "interval": "5s", "honorLabels": True}
+                {
+                    "port": "http",
+                    "path": "/metrics",
+                    "interval": f"{SCRAPE_S}s",
+                    "honorLabels": True,
+                }
             ],
         },
     }

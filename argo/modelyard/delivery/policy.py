@@ -334,6 +334,10 @@ def _labels(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
+SCRAPE_S = 5
+"""between two scrapes of a pod of the model, by the PodMonitor that is rendered"""
+
+
 class Kubernetes(_Strict):
     """A namespace of a cluster with the Gateway API and Prometheus.
 
@@ -375,6 +379,11 @@ class Kubernetes(_Strict):
     def _consistent(self) -> Self:
         if self.replicas > self.max_replicas:
             raise ValueError(f"replicas {self.replicas} is above max_replicas {self.max_replicas}")
+        if self.policy.interval < SCRAPE_S:
+            raise ValueError(
+                f"policy.interval {self.policy.interval:g}s: Prometheus scrapes every {SCRAPE_S} "
+                f"s, and looks in between tell nothing; give {SCRAPE_S}s or more"
+            )
         if self.policy.shadow.replay:
             raise ValueError("policy.shadow.replay: only a local environment has logs to replay")
         return self
