@@ -28,7 +28,7 @@ test: setup ## all tests, the demo among them
 	pytest -m e2e
 
 test-cluster: setup ## tests on a real cluster, which it starts and ends (root, Go; docs/how-to/test-on-a-cluster.md)
-	PYTHONPATH=tests:. python -m cluster.node run -- pytest tests/cluster tests/argo/test_kubernetes.py
+	PYTHONPATH=tests:. python -m cluster.node run -- bash scripts/test-cluster.sh
 
 demo: setup ## a model repo from the template, its pipeline, three releases
 	bash scripts/demo.sh

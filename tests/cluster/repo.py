@@ -146,7 +146,7 @@ class Repo:
         policy = yaml.safe_load(self._file.read_text())
         place = policy["environments"][ENVIRONMENT]
         place |= {"namespace": namespace, "host": self.host, "policy": POLICY}
-        place |= {"replicas": 1, "max_replicas": 2, "cpu": "100m"}  # several at once, on 2 CPUs
+        place |= {"replicas": 1, "max_replicas": 1, "cpu": "100m"}  # some at once, on 2 CPUs
         self._write(policy | {"image": image, "environments": {ENVIRONMENT: place}})
 
     @property
