@@ -18,8 +18,8 @@ from support import commit, run
 
 ENVIRONMENT = "production"
 SCRIPTS = Path(sys.executable).parent
-ROUTE = "httproutes.gateway.networking.k8s.io"
-WORKFLOW = "workflows.argoproj.io"
+ROUTE = "httproutes.gateway.networking.k8s.io/v1"
+WORKFLOW = "workflows.argoproj.io/v1alpha1"
 POLICY: dict[str, Any] = {
     "interval": "5s",
     "deploy": {"max_duration": "150s"},
@@ -66,7 +66,7 @@ class Release:
 
     @property
     def workflow(self) -> Manifest:
-        found = self.repo.cluster.get(WORKFLOW, self.name, self.repo.namespace)
+        found = self.repo.cluster.custom(WORKFLOW, self.name, self.repo.namespace)
         assert found is not None, self.name
         return found
 
@@ -106,7 +106,7 @@ class Release:
 
     def patch(self, what: Manifest) -> None:
         self.repo.cluster.kubectl(
-            "patch", WORKFLOW, self.name, "-n", self.repo.namespace, "--type=merge",
+            "patch", "workflow", self.name, "-n", self.repo.namespace, "--type=merge",
             "-p", json.dumps(what),
         )  # fmt: skip
 
@@ -125,7 +125,7 @@ class Release:
         resumed = {"phase": "Succeeded", "finishedAt": now, "message": "Resumed by: tests"}
         self.patch({"status": {"nodes": {waiting: resumed}}})
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """For a test that fails: what was printed, what the pods said, and the record."""
         logs = self.repo.cluster.kubectl(
             "logs", "-n", self.repo.namespace, "-l", f"workflows.argoproj.io/workflow={self.name}",
@@ -204,21 +204,20 @@ class Repo:
 
     def weights(self) -> dict[int, int]:
         """Of the HTTPRoute, by version; none where nobody is served."""
-        route = self.cluster.get(ROUTE, models.MODEL, self.namespace)
-        if route is None:
-            return {}
-        rule = route["spec"]["rules"][0]
-        shares = {_version(each): each.get("weight", 1) for each in rule["backendRefs"]}
+        backends = self._rule().get("backendRefs", [])
+        shares = {_version(each): each.get("weight", 1) for each in backends}
         return {version: share for version, share in shares.items() if share}
 
     def mirrored(self) -> int | None:
         """The version that gets a copy of the requests."""
-        route = self.cluster.get(ROUTE, models.MODEL, self.namespace) or {"spec": {"rules": [{}]}}
-        filters = route["spec"]["rules"][0].get("filters", [])
-        mirrors = [
-            each["requestMirror"]["backendRef"] for each in filters if "requestMirror" in each
-        ]
-        return _version(mirrors[0]) if mirrors else None
+        filters = self._rule().get("filters", [])
+        mirrors = (each["requestMirror"] for each in filters if "requestMirror" in each)
+        return next((_version(each["backendRef"]) for each in mirrors), None)
+
+    def _rule(self) -> Manifest:
+        """The HTTPRoute's; empty where there is none."""
+        route = self.cluster.custom(ROUTE, models.MODEL, self.namespace)
+        return route["spec"]["rules"][0] if route else {}
 
     def reaches(self, phase: str, version: int) -> None:
         """Wait until a version is in `shadow` or `canary`."""

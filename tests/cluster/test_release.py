@@ -102,6 +102,7 @@ def merge_the_way_back(repo: Repo) -> None:
 
 
 @pytest.mark.xdist_group("record")
+@pytest.mark.long
 def test_a_record_that_is_lost_or_edited(cluster: Cluster, serving: Repo, url: str) -> None:
     repo = serving
     with repo.users(url) as users:
@@ -114,7 +115,7 @@ def test_a_record_that_is_lost_or_edited(cluster: Cluster, serving: Repo, url: s
         repo.reaches("canary", GOOD)
         edit_the_record(repo)
         assert release.end() == 1, release
-        assert "edited" in str(release) or "do not follow" in str(release), release
+        assert "its e-values do not follow from its counts" in repr(release), release
         assert repo.weights() == {OTHER_GOOD: 100}
         assert users.failed() == [], users
 
@@ -142,6 +143,7 @@ def edit_the_record(repo: Repo) -> None:
 
 
 @pytest.mark.xdist_group("pods")
+@pytest.mark.long
 def test_pods_of_the_workflow_are_lost_in_every_phase(
     cluster: Cluster, serving: Repo, url: str
 ) -> None:
@@ -166,6 +168,7 @@ def test_pods_of_the_workflow_are_lost_in_every_phase(
 
 
 @pytest.mark.xdist_group("candidate")
+@pytest.mark.long
 def test_a_candidate_whose_pod_is_lost_costs_little(
     cluster: Cluster, serving: Repo, url: str
 ) -> None:
@@ -175,15 +178,18 @@ def test_a_candidate_whose_pod_is_lost_costs_little(
         repo.reaches("canary", OTHER_GOOD)
         labels = f"app.kubernetes.io/version={OTHER_GOOD}"
         cluster.kubectl("delete", "pod", "-n", repo.namespace, "-l", labels, "--wait=false")
-        cluster.eventually(lambda: repo.weights() == {GOOD: 100}, 30)
         code = release.end()
         assert code in (0, 2), release
         assert repo.weights() == {OTHER_GOOD if code == 0 else GOOD: 100}
         # At 25 and 50 % of 30 a second, for as long as a look takes.
         assert len(users.failed()) <= 60, users
+    looks = [each for each in repo.events() if each["phase"] == "canary" and each["evidence"]]
+    silent = [each for each in looks if each["evidence"]["candidate"]["ready"] == 0]
+    assert all(each["weight"] == 0 for each in silent), "nobody is sent to silent servers"
 
 
 @pytest.mark.xdist_group("lock")
+@pytest.mark.long
 def test_two_at_once_and_a_lock_of_the_dead(cluster: Cluster, serving: Repo, url: str) -> None:
     repo = serving
     with repo.users(url) as users:
@@ -215,6 +221,7 @@ def hold_the_lease(repo: Repo) -> None:
 
 
 @pytest.mark.xdist_group("ended")
+@pytest.mark.long
 def test_releases_that_are_ended_from_outside(cluster: Cluster, serving: Repo, url: str) -> None:
     """`argo stop` rolls back; `argo terminate` leaves it, and the next one goes on."""
     repo = serving
@@ -222,7 +229,7 @@ def test_releases_that_are_ended_from_outside(cluster: Cluster, serving: Repo, u
         release = repo.release(OTHER_GOOD)
         repo.reaches("canary", OTHER_GOOD)
         release.shut_down("Stop")
-        assert release.end() == 2, release
+        assert release.end() == 1, release
         assert repo.weights() == {GOOD: 100} and last(repo)["decision"] == "rolled_back"
 
         release = repo.release(OTHER_GOOD)
@@ -236,6 +243,7 @@ def test_releases_that_are_ended_from_outside(cluster: Cluster, serving: Repo, u
 
 
 @pytest.mark.xdist_group("approval")
+@pytest.mark.long
 def test_approval_is_given_refused_or_never_given(
     cluster: Cluster, model_repos: Make, url: str
 ) -> None:
@@ -249,7 +257,7 @@ def test_approval_is_given_refused_or_never_given(
         refused = repo.release(OTHER_GOOD)
         waits(cluster, refused)
         refused.shut_down("Stop")
-        assert refused.end() == 2 and repo.weights() == {GOOD: 100}, refused
+        assert refused.end() == 1 and repo.weights() == {GOOD: 100}, refused
 
         given = repo.release(OTHER_GOOD)
         waits(cluster, given)

@@ -1,7 +1,9 @@
-"""The node on the command line: `python -m cluster.node up | down | status | run -- COMMAND`.
+"""The node on the command line.
+
+`python -m cluster.node up | down | status | compiled | run -- COMMAND`
 
 `run` starts a node, runs a command with it and ends it, whatever happens; one that `up` has
-started is used as it is, and stays.
+started is used as it is, and stays. `compiled` exits with 1 if there is something to compile.
 """
 
 import contextlib
@@ -14,13 +16,13 @@ from collections.abc import Iterator
 
 from cluster.node import addons, requirements
 from cluster.node.node import Node, NodeFailed
-from cluster.node.programs import CommandFailed, cache, compile_all, say
+from cluster.node.programs import CommandFailed, cache, compile_all, say, to_compile
 
-USAGE = "usage: python -m cluster.node up | down | status | run -- COMMAND ..."
+USAGE = "usage: python -m cluster.node up | down | status | compiled | run -- COMMAND ..."
 
 
 def main(words: list[str]) -> int:
-    commands = {"up": up, "down": down, "status": status}
+    commands = {"up": up, "down": down, "status": status, "compiled": compiled}
     try:
         if words[:2] == ["run", "--"] and words[2:]:
             return run(words[2:])
@@ -69,6 +71,12 @@ def status() -> int:
         return 1
     print(node.kubectl_quietly("get", "pods", "--all-namespaces"))
     return 0
+
+
+def compiled() -> int:
+    if missing := to_compile():
+        say(f"to compile: {', '.join(each.name for each in missing)}, into {cache()}")
+    return 1 if missing else 0
 
 
 def run(words: list[str]) -> int:

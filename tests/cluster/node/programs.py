@@ -222,9 +222,14 @@ def program(name: str) -> Path:
     return recipe.folder / name
 
 
+def to_compile() -> list["Recipe"]:
+    """What is not in the cache."""
+    return [each for each in RECIPES if not each.folder.exists()]
+
+
 def compile_all() -> None:
     """Compile what is not in the cache, one module at a time, and say what and how long."""
-    missing = [each for each in RECIPES if not each.folder.exists()]
+    missing = to_compile()
     if missing:
         say(f"to compile: {', '.join(each.name for each in missing)}, into {cache()}")
     for number, recipe in enumerate(missing, 1):
