@@ -90,7 +90,8 @@ class Cluster:
         plural, _, group = resource.partition(".")
         group, _, version = group.partition("/")
         try:
-            return client.CustomObjectsApi(self._client).get_namespaced_custom_object(
+            custom: Any = client.CustomObjectsApi(self._client)
+            return custom.get_namespaced_custom_object(
                 group, version, namespace, plural, name, _request_timeout=10
             )
         except client.ApiException as error:

@@ -55,10 +55,9 @@ class _Strict(BaseModel):
 
 
 class Deploy(_Strict):
-    """How long the candidate may take to be ready and in reach: an image is pulled meanwhile, and
-    a new PodMonitor takes up to five minutes to get to Prometheus."""
+    """How long the candidate may take to be ready and in reach."""
 
-    max_duration: Duration = 600.0
+    max_duration: Duration = 120.0
 
 
 class Shadow(_Strict):

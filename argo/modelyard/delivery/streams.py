@@ -112,7 +112,7 @@ class Shape:
         A block's scores need not be of the block's own requests: who counts those may be scraped
         at another time.
         """
-        found = []
+        found: list[Histogram] = []
         for before, arm in zip(self.unscored, _arms(block), strict=True):
             rows = sum(arm.scores.values())
             share = min(1.0, (before + arm.requests) / rows) if rows else 1.0
