@@ -41,9 +41,7 @@ def last(repo: Repo) -> dict[str, Any]:
 
 
 @pytest.mark.xdist_group("walk")
-def test_three_releases_and_the_way_back(
-    cluster: Cluster, model_repos: Make, url: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_three_releases_and_the_way_back(cluster: Cluster, model_repos: Make, url: str) -> None:
     canary = POLICY["canary"] | {"min_requests": 150}
     shadow = POLICY["shadow"] | {"min_requests": 250}  # the faulty version gets into the canary
     repo = model_repos(policy=POLICY | {"shadow": shadow, "canary": canary})
@@ -60,12 +58,12 @@ def test_three_releases_and_the_way_back(
     repo.follow("kubectl apply --server-side -f argo/manifests/production")
 
     first = repo.released(GOOD)
-    record_property("first release, seconds", first.seconds)
+    print(f"first release: {first.seconds:.0f} s")
     assert first.nodes() == {"deploy": "Succeeded"}, "no node without work"
     assert repo.weights() == {GOOD: 100}
     with repo.users(url) as users:
         second = repo.released(OTHER_GOOD)
-        record_property("second release, seconds", second.seconds)
+        print(f"second release: {second.seconds:.0f} s")
         assert repo.weights() == {OTHER_GOOD: 100}
         assert second.nodes().keys() == {"deploy", "shadow", "canary", "promote"}
         assert users.failed() == [], users
