@@ -115,7 +115,8 @@ class Shape:
         found: list[Histogram] = []
         for before, arm in zip(self.unscored, _arms(block), strict=True):
             rows = sum(arm.scores.values())
-            share = min(1.0, (before + arm.requests) / rows) if rows else 1.0
+            credit = max(0.0, before + arm.requests)  # rounding may leave it below 0
+            share = min(1.0, credit / rows) if rows else 1.0
             found.append({edge: count * share for edge, count in arm.scores.items()})
         return found
 
