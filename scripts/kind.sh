@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # A cluster for `make test-cluster` by kind (needs docker, kind, kubectl, helm): Argo Workflows,
-# Envoy Gateway, kube-prometheus-stack, and a registry on 127.0.0.1:5001. Ends with the kubeconfig.
-#   MODELYARD_TEST_KUBECONFIG=$(bash scripts/kind.sh) make test-cluster
+# Envoy Gateway, kube-prometheus-stack, and a registry on 127.0.0.1:5001. Prints its kubeconfig.
+#   config=$(bash scripts/kind.sh) && MODELYARD_TEST_KUBECONFIG=$config make test-cluster
 set -euo pipefail
 name=modelyard-test registry=modelyard-registry port=5001
-config=${MODELYARD_KIND_KUBECONFIG:-$HOME/.kube/$name}
+config=$HOME/.kube/$name
 mkdir -p "$(dirname "$config")"
 exec 3>&1 1>&2 # what is said on the way is no output
 

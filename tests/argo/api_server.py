@@ -45,6 +45,7 @@ class ApiServer(ThreadingHTTPServer):
     """Serves on a free port of 127.0.0.1; `gateway` says whether routes get accepted."""
 
     daemon_threads = True
+    kinds = KINDS
 
     def __init__(self, gateway: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -70,7 +71,7 @@ class ApiServer(ThreadingHTTPServer):
         if not match:
             return (200, {}) if parts.path == "/version" else _refusal(404, f"nothing at {path}")
         group, namespace, plural, name = match.groups()
-        if plural not in KINDS.get(group, {}).values():
+        if plural not in self.kinds.get(group, {}).values():
             return _refusal(404, f"no {plural} in {group}")
         if plural in self.forbidden:
             return _refusal(403, f'{plural} "{name}" is forbidden')

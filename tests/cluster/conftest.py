@@ -14,6 +14,7 @@ from cluster.cluster import Cluster, connect
 from cluster.node import requirements
 from cluster.node.node import PASSWORD, USER
 from cluster.repo import SCRIPTS, Repo
+from cluster.traffic import Traffic
 from support import ROOT
 
 FOLDER = Path(__file__).parent
@@ -133,6 +134,21 @@ def model_repos(
     yield make
     for name in made:
         cluster.delete_namespace(name)
+
+
+@pytest.fixture
+def url(cluster: Cluster) -> Iterator[str]:
+    """Of the Gateway."""
+    with cluster.gateway() as found:
+        yield found
+
+
+@pytest.fixture
+def users(repo: Repo, url: str) -> Iterator[Traffic]:
+    """Of the module's own `repo`, of whom none is to fail."""
+    with repo.users(url) as users:
+        yield users
+    assert users.failed() == [], users
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

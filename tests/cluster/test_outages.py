@@ -4,47 +4,43 @@ These faults hit every namespace of the cluster, so nothing else runs beside the
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from benchmarks.serving import image
 from cluster import models
 from cluster.cluster import Cluster
 from cluster.models import GOOD, OTHER_GOOD
 from cluster.node.node import PASSWORD, USER
-from cluster.repo import POLICY, Repo
+from cluster.repo import POLICY, Release, Repo
 from cluster.traffic import Traffic
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.alone]
 
-OWN = "outages/flight-delay"
-"""an image that no node has pulled before"""
+OWN = "outages"
+"""whose images no node has pulled before"""
 
 
 @pytest.fixture(scope="module")
 def repo(cluster: Cluster, model_repos: Callable[..., Repo]) -> Repo:
     """A repo whose first version serves all users."""
     cluster.own("without what a release stands on")
-    reference = f"{cluster.registry}/{OWN}"
-    for version, tag in models.build().items():
-        image.push(tag, f"{reference}:{version}", USER, PASSWORD)
-    found = model_repos(image=OWN)
+    models.push(f"{cluster.registry}/{OWN}", USER, PASSWORD)
+    found = model_repos(image=f"{OWN}/{models.MODEL}")
     found.released(GOOD)
     return found
 
 
-@pytest.fixture
-def users(cluster: Cluster, repo: Repo) -> Iterator[Traffic]:
-    """None of whom is to fail."""
-    with cluster.gateway() as url, repo.users(url) as users:
-        yield users
-    assert users.failed() == [], users
-
-
-def other(repo: Repo) -> int:
-    """Than the one that serves all users."""
+def in_mid_canary(repo: Repo) -> Release:
+    """Of the version that does not serve all users."""
     (stable,) = repo.weights()
-    return OTHER_GOOD if stable == GOOD else GOOD
+    release = repo.release(OTHER_GOOD if stable == GOOD else GOOD)
+    repo.reaches("canary", release.version)
+    return release
+
+
+def promoted(release: Release) -> None:
+    assert release.end() == 0, release
+    assert release.repo.weights() == {release.version: 100}
 
 
 def test_a_registry_that_is_gone(cluster: Cluster, repo: Repo, users: Traffic) -> None:
@@ -60,33 +56,26 @@ def test_a_registry_that_is_gone(cluster: Cluster, repo: Repo, users: Traffic) -
 
 
 def test_argos_controller_is_restarted(cluster: Cluster, repo: Repo, users: Traffic) -> None:
-    candidate = other(repo)
-    release = repo.release(candidate)
-    repo.reaches("canary", candidate)
+    release = in_mid_canary(repo)
     cluster.restart_argo()
-    assert release.end() == 0, release
-    assert repo.weights() == {candidate: 100}
+    promoted(release)
 
 
 def test_prometheus_is_gone(cluster: Cluster, repo: Repo, users: Traffic) -> None:
     """For a minute, and its data with it: nothing is decided meanwhile."""
-    candidate = other(repo)
-    release = repo.release(candidate)
-    repo.reaches("canary", candidate)
+    release = in_mid_canary(repo)
     with cluster.prometheus_gone():
         weights = repo.weights()
         time.sleep(60)
         assert repo.weights() == weights, "no evidence is none"
-    assert release.end() == 0, release
-    assert repo.weights() == {candidate: 100}
+    promoted(release)
 
 
 def test_the_api_server_is_gone(cluster: Cluster, repo: Repo, users: Traffic) -> None:
-    candidate = other(repo)
-    release = repo.release(candidate)
-    repo.reaches("canary", candidate)
+    release = in_mid_canary(repo)
     with cluster.gone("apiserver"):
         time.sleep(30)
-    assert release.end() == 0, release
-    assert repo.weights() == {candidate: 100}
-    cluster.restart_argo()  # see there
+    try:
+        promoted(release)
+    finally:
+        cluster.restart_argo()  # which spins from then on

@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
-from argo import api_server
-from argo.api_server import Answer, ApiServer
+import yaml
+from argo.api_server import KINDS, Answer, ApiServer, kubeconfig
 
 UNPULLED = {
     "phase": "Pending",
@@ -35,12 +35,14 @@ JOBS = ("batch/v1", "default", "jobs")
 PODS = ("v1", "default", "pods")
 INDEX = "batch.kubernetes.io/job-completion-index"
 
-api_server.KINDS.setdefault("batch/v1", {"Job": "jobs"})
-api_server.KINDS.setdefault("networking.k8s.io/v1", {"NetworkPolicy": "networkpolicies"})
-
 
 class JobController(ApiServer):
     """`folder` holds each pod's disk; `variables` is what the image's environment has."""
+
+    kinds = KINDS | {
+        "batch/v1": {"Job": "jobs"},
+        "networking.k8s.io/v1": {"NetworkPolicy": "networkpolicies"},
+    }
 
     def __init__(self, folder: Path, **variables: str) -> None:
         super().__init__()
@@ -67,12 +69,7 @@ class JobController(ApiServer):
 
     def kubeconfig(self) -> str:
         host, port = self.server_address[:2]
-        return (
-            "apiVersion: v1\nkind: Config\ncurrent-context: here\n"
-            "contexts: [{name: here, context: {cluster: here, user: me}}]\n"
-            f"clusters: [{{name: here, cluster: {{server: 'http://{host}:{port}'}}}}]\n"
-            "users: [{name: me, user: {}}]\n"
-        )
+        return yaml.safe_dump(kubeconfig(f"http://{host}:{port}"))
 
     def pods(self) -> list[dict[str, Any]]:
         with self.lock:

@@ -6,7 +6,6 @@ kubeconfig is to be read, which no pod does.
 """
 
 import os
-import re
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -97,10 +96,9 @@ class Api:
 
 
 def path(kind: Kind, namespace: str, name: str = "") -> str:
-    """Of an object, or of all of a kind."""
+    """Of an object, or of all of a kind. No kind that a release handles has an irregular plural."""
     group = f"/apis/{kind[0]}" if "/" in kind[0] else f"/api/{kind[0]}"
-    plural = re.sub("(?<![aeiou])ys$", "ies", f"{kind[1].lower()}s")
-    of_kind = f"{group}/namespaces/{namespace}/{plural}"
+    of_kind = f"{group}/namespaces/{namespace}/{kind[1].lower()}s"
     return f"{of_kind}/{name}" if name else of_kind
 
 

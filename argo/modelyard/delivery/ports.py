@@ -37,8 +37,7 @@ class Arm(_Frozen):
     """upper edge of a histogram's bucket, ms (inf: the last) → requests in it (not cumulative)"""
     scores: dict[ScoreEdge, Count] = {}
     """upper edge of a histogram's bucket (inf: the last) → scores in it (not cumulative), of live
-    and mirrored requests, one of each, since the rows of a request are not independent; of several
-    classes the likeliest one's. The same edges in both arms"""
+    and mirrored requests; of several classes the likeliest one's. The same edges in both arms"""
 
 
 class Slice(_Frozen):

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from cluster.node import images
 from cluster.node.node import DNS, REGISTRY, Node
-from cluster.node.programs import BY_NAME, command, module_folder, timed, tools
+from cluster.node.programs import BY_NAME, CommandFailed, command, module_folder, timed, tools
 
 Manifest = dict[str, Any]
 MANIFESTS = Path(__file__).with_name("manifests")
@@ -30,8 +30,7 @@ def install(node: Node) -> None:
         published = [*_argo(), *_envoy_gateway(), *_operator(), *_metrics_server()]
         for each in published:
             (definitions if each["kind"] == "CustomResourceDefinition" else others).append(each)
-        # Without the merge of server-side apply, which takes the API server a minute for these.
-        _kubectl(node, "create", "-f", "-", given=_text(definitions))
+        _apply(node, definitions)
         names = [f"crd/{each['metadata']['name']}" for each in definitions]
         _kubectl(node, "wait", "--for=condition=Established", "--timeout=60s", *names)
         _apply(node, others)
@@ -163,12 +162,14 @@ _Loader.add_constructor("tag:yaml.org,2002:value", yaml.SafeLoader.construct_yam
 
 
 def _apply(node: Node, manifests: Iterable[Manifest]) -> None:
-    apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
-    _kubectl(node, *apply, given=_text(manifests))
-
-
-def _text(manifests: Iterable[Manifest]) -> str:
-    return yaml.dump_all(manifests, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))
+    text = yaml.dump_all(manifests, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))
+    for more in (2, 1, 0):  # on a machine that is busy, a large definition takes its minute
+        try:
+            _kubectl(node, "apply", "--server-side", "--force-conflicts", "-f", "-", given=text)
+            return
+        except CommandFailed as error:
+            if not more or "imeout" not in str(error):
+                raise
 
 
 def _kubectl(node: Node, *arguments: str, given: str | None = None) -> str:

@@ -233,6 +233,8 @@ class Node:
             f"--cluster-signing-cert-file={pki}/ca.crt", f"--cluster-signing-key-file={pki}/ca.key",
             # The firewall goes by the node's range of addresses.
             "--allocate-node-cidrs", f"--cluster-cidr={PODS}", "--node-cidr-mask-size=24",
+            # The pods of a node that was not heard of have no other node to go on at.
+            "--node-monitor-grace-period=3m",
             "--horizontal-pod-autoscaler-initial-readiness-delay=5s",
             "--horizontal-pod-autoscaler-cpu-initialization-period=10s", first=True,
         )  # fmt: skip
