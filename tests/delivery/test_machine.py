@@ -155,6 +155,12 @@ def test_decisions(state: State, evidence: Evidence, expected: tuple) -> None:
     assert action.reason
 
 
+def test_a_state_does_not_answer_for_the_one_it_was_made_from() -> None:
+    evidence = look(103, counts(103, 3090, 3090))
+    assert decide(POLICY, evidence, LAST).weight == 50
+    assert decide(POLICY, evidence, dataclasses.replace(LAST, tests=PROVEN)).weight == 100
+
+
 def test_a_first_version_needs_no_stable() -> None:
     state = dataclasses.replace(DEPLOY, stable=None)
     action = decide(POLICY, look(101, stable=None), state)

@@ -71,8 +71,9 @@ class State:
     """by which the release began; None once it has ended, or where it only goes back"""
     tests: Trial | None = field(default=None, compare=False)
     """follows from the counts, as all else does; None where nothing is compared"""
-    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """the newest look and what the tests say of it: `decide`, `event` and `apply` all ask"""
+    memo: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """the newest look and what this state's tests say of it: `decide`, `event` and `apply` all
+    ask; `replace` does not hand it on"""
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,6 @@ def apply(state: State, event: ReleaseEvent) -> State:
         decision=event.decision,
         reason=event.reason,
         tests=tests,
-        memo={},
     )
     if event.phase == "done":
         return replace(
