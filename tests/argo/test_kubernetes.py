@@ -328,6 +328,22 @@ def test_a_lease_of_a_dead_pod_is_taken_once_it_is_not_renewed(
     assert let_go is not None and kubernetes.lease_holder(let_go) == ""
 
 
+def test_a_lease_is_let_go_by_who_is_asked_to_go_while_it_is_taken(
+    cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = cluster.create
+
+    def ended(manifest: dict[str, Any]) -> bool:
+        assert create(manifest)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(cluster, "create", ended)
+    with pytest.raises(SystemExit), kubernetes.ConfigMapRecord(cluster, _in(cluster)).lock():
+        pass
+    found = cluster.get(kubernetes._LEASE, manifests.RELEASE)
+    assert found is not None and kubernetes.lease_holder(found) == ""
+
+
 def test_a_lease_that_was_taken_is_not_taken_back(cluster: kubernetes.Cluster) -> None:
     """As after a long pause: it ran out, and another controller is at work."""
     record = kubernetes.ConfigMapRecord(cluster, _in(cluster))

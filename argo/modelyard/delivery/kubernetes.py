@@ -646,13 +646,18 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         """Raises: UserError: another controller holds the lease."""
-        self._take()
-        self._renewal.start()
+        try:
+            self._take()
+            self._renewal.start()
+        except (KeyboardInterrupt, SystemExit):  # asked to go, maybe with the lease
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
-        self._renewal.join()
+        if self._renewal.ident is not None:
+            self._renewal.join()
         with suppress(UserError):  # it ends by itself
             present = self._cluster.get(_LEASE, self._name)
             if present and present["spec"].get("holderIdentity") == self.holder:
