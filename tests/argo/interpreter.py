@@ -13,7 +13,7 @@ from typing import Any
 Execute = Callable[[list[str], dict[str, str], dict[str, str]], int]
 """(command with its arguments, path → content of the mounted files, environment) → exit code"""
 
-RETRIED = 'lastRetry.status == "Error" || asInt(lastRetry.exitCode) not in [2, 3]'
+RETRIED = 'lastRetry.status == "Error" || asInt(lastRetry.exitCode) not in [2, 3, 4]'
 _NUMBERS = itertools.count(1)
 
 
@@ -86,7 +86,7 @@ class Interpreter:
             self.nodes.append((node, code))
             if code == 0:
                 return self._outputs(template)
-            if code in (2, 3):
+            if code in (2, 3, 4):
                 break
         return None
 

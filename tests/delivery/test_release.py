@@ -143,6 +143,9 @@ def test_steps_for_a_workflow_engine(serving: Repo) -> None:
     events = len(serving.events())
     assert step("deploy") == 0 and len(serving.events()) == events, "nothing left to do"
     assert Server(serving.folder / ".modelyard/serving/v3").alive()
+    serving.write_policy({**POLICY, "canary": {**POLICY["canary"], "min_requests": 1}})
+    changed = serving.modelyard("release", "step", "shadow", "--env", "local", "--candidate", "3")
+    assert changed.returncode == 4 and "not the one that release" in changed.stderr
     assert step("rollback") == 0 and step("rollback") == 0
     assert serving.events()[-1].decision == "rolled_back"
     assert step("shadow") == 2, "a rolled back release is not taken up by a later step"

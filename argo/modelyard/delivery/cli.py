@@ -36,6 +36,7 @@ from modelyard.delivery.render import render, submitted
 from modelyard.delivery.shares import Kept
 from modelyard.delivery.steps import Next, StepName, asks_for_approval, following, hand_on, take
 from modelyard.documents import ReleaseEvent, UserError
+from modelyard.documents.record import Changed
 
 app = typer.Typer(
     name="modelyard",
@@ -50,6 +51,7 @@ release_app = typer.Typer(
 app.add_typer(release_app, name="release")
 app.command()(render)
 
+CHANGED = 4
 EXIT = {None: 0, "promoted": 0, "bootstrapped": 0, "rolled_back": 2, "held": 3}
 
 
@@ -135,7 +137,8 @@ def step(
     decided. `watch` looks on, without going further, while the workflow waits for a person.
     deploy writes what comes next to the folder MODELYARD_OUTPUTS, if that is set.
     Exit codes as of `run`, with 0 for a step that is done, so also of a version that is stable
-    already. rollback exits 0; with 3 if users stay, since no other version could answer them.
+    already, and 4 where the record or the policy was changed by hand: to try again does not help.
+    rollback exits 0; with 3 if users stay, since no other version could answer them.
     """
     from modelyard.delivery.progress import Progress
 
@@ -153,6 +156,9 @@ def step(
         except Unchanged as same:
             print(same)
             state = None
+        except Changed as error:
+            print(error, file=sys.stderr)
+            raise typer.Exit(CHANGED) from None
     if name is StepName.deploy:
         hand_on(following(state, place) if state else Next.done, place)
     raise typer.Exit(EXIT[state.decision] if state else 0)

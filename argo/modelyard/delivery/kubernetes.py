@@ -27,7 +27,7 @@ from modelyard.delivery.policy import Kubernetes
 from modelyard.delivery.ports import Health, LockLost, NoAnswer, Ports, Routes
 from modelyard.delivery.prometheus import BLIND, Prometheus
 from modelyard.documents import ReleaseEvent, UserError, image_digest
-from modelyard.documents.record import APPEND_ONLY
+from modelyard.documents.record import APPEND_ONLY, Changed
 
 _ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
 _DEPLOYMENT = ("apps/v1", "Deployment")
@@ -587,7 +587,7 @@ def releases_of(config_maps: list[Manifest]) -> list[list[ReleaseEvent]]:
     """The events of all releases, oldest release first.
 
     Raises:
-        UserError: a record was edited by hand.
+        Changed: a record was edited by hand.
     """
     from pydantic import ValidationError
 
@@ -598,17 +598,15 @@ def releases_of(config_maps: list[Manifest]) -> list[list[ReleaseEvent]]:
                 event = ReleaseEvent.model_validate_json(text)
             except ValidationError:
                 where = f"ConfigMap {each['metadata']['name']}"
-                raise UserError(f"{where}: {key} is no release event") from None
+                raise Changed(f"{where}: {key} is no release event") from None
             found.setdefault(event.release, []).append(event)
     for release, events in found.items():
         events.sort(key=lambda event: event.sequence)
         if len({event.sequence for event in events}) < len(events):
-            raise UserError(
-                f"release {release}: an event is in its ConfigMaps twice; {APPEND_ONLY}"
-            )
+            raise Changed(f"release {release}: an event is in its ConfigMaps twice; {APPEND_ONLY}")
         missing = set(range(events[-1].sequence)) - {event.sequence for event in events}
         if missing:
-            raise UserError(
+            raise Changed(
                 f"release {release}: event {min(missing)} is missing from its ConfigMaps; "
                 f"{APPEND_ONLY}"
             )

@@ -27,8 +27,8 @@ from modelyard.delivery.gates import Trial, Verdict, beyond
 from modelyard.delivery.harm import Outlook
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Evidence, Routes
-from modelyard.documents import ReleaseEvent, UserError
-from modelyard.documents.record import APPEND_ONLY, Decision, Phase
+from modelyard.documents import ReleaseEvent
+from modelyard.documents.record import APPEND_ONLY, Changed, Decision, Phase
 
 RECENT = 8
 """looks over which traffic must have come in, and its rate is taken"""
@@ -119,10 +119,10 @@ def check_policy(policy: Policy, state: State) -> None:
     """A release is decided by the limits that were set before it.
 
     Raises:
-        UserError: it began with others.
+        Changed: it began with others.
     """
     if policy != state.policy and state.phase != "rollback":
-        raise UserError(
+        raise Changed(
             f"the policy is not the one that release {state.release} began with: put "
             "argo/release.yaml back as it was (in a cluster: the ConfigMap modelyard-release), or "
             "end the release with "
@@ -191,7 +191,7 @@ def replay(events: Iterable[ReleaseEvent], judged: bool = True) -> State:
     a later modelyard may do others. Nor are they if not `judged`, for the way back alone.
 
     Raises:
-        UserError: events that this machine can't have written (the record was edited).
+        Changed: events that this machine can't have written (the record was edited).
     """
     first, *rest = events
     ended = bool(rest) and rest[-1].phase == "done"
@@ -211,7 +211,7 @@ def apply(state: State, event: ReleaseEvent) -> State:
     """The state after one more event.
 
     Raises:
-        UserError: this machine can't have written it.
+        Changed: this machine can't have written it.
     """
     _check(state, event)
     seen = _evidence(event)
@@ -332,27 +332,27 @@ def _test(evidence: Evidence, state: State) -> tuple[Trial | None, tuple[Verdict
 def _check(state: State, event: ReleaseEvent) -> None:
     where = f"release {event.release}, event {event.sequence}"
     if event.sequence != state.sequence or event.release != state.release:
-        raise UserError(f"{where}: does not follow event {state.sequence - 1} of {state.release}")
+        raise Changed(f"{where}: does not follow event {state.sequence - 1} of {state.release}")
     if event.candidate != state.candidate:
-        raise UserError(f"{where}: the candidate changed from {state.candidate}")
+        raise Changed(f"{where}: the candidate changed from {state.candidate}")
     if state.phase == "done":
-        raise UserError(f"{where}: the release had ended as {state.decision}")
+        raise Changed(f"{where}: the release had ended as {state.decision}")
     if (event.phase == "done") != (event.decision is not None):
-        raise UserError(f"{where}: a decision belongs to the last event, and only there")
+        raise Changed(f"{where}: a decision belongs to the last event, and only there")
     allowed = _NEXT[state.phase] | {state.phase, "rollback"}
     if event.phase not in allowed:
-        raise UserError(f"{where}: {event.phase} can't follow {state.phase}")
+        raise Changed(f"{where}: {event.phase} can't follow {state.phase}")
     if event.decision and event.decision not in _ENDS.get(state.phase, ()):
-        raise UserError(f"{where}: {event.decision} can't follow {state.phase}")
+        raise Changed(f"{where}: {event.decision} can't follow {state.phase}")
     due = _WEIGHTS.get(event.decision or event.phase, event.weight)
     if event.weight != due or (event.decision == "held" and event.weight > state.weight):
-        raise UserError(f"{where}: {event.decision or event.phase} has no weight {event.weight}")
+        raise Changed(f"{where}: {event.decision or event.phase} has no weight {event.weight}")
     falls = event.phase == "canary" and event.weight < state.weight
     if falls and state.policy and not state.policy.canary.ramp:
-        raise UserError(f"{where}: the weight fell from {state.weight} to {event.weight}")
+        raise Changed(f"{where}: the weight fell from {state.weight} to {event.weight}")
     taken_over = event.decision in ("promoted", "bootstrapped")
     if event.stable != (event.candidate if taken_over else state.stable):
-        raise UserError(f"{where}: stable changed from {state.stable} to {event.stable}")
+        raise Changed(f"{where}: stable changed from {state.stable} to {event.stable}")
 
 
 def _check_verdicts(state: State, event: ReleaseEvent, verdicts: tuple[Verdict, ...]) -> None:
@@ -367,13 +367,13 @@ def _check_verdicts(state: State, event: ReleaseEvent, verdicts: tuple[Verdict, 
         for name, value in verdict.items()
     )
     if not same:
-        raise UserError(f"{where}: its e-values do not follow from its counts; {APPEND_ONLY}")
+        raise Changed(f"{where}: its e-values do not follow from its counts; {APPEND_ONLY}")
     if event.weight <= state.weight or state.stable is None or event.phase == "rollback":
         return
     if not verdicts or any(v.outcome == "fail" for v in verdicts):
-        raise UserError(f"{where}: the weight rose to {event.weight} without evidence")
+        raise Changed(f"{where}: the weight rose to {event.weight} without evidence")
     if event.weight == 100 and any(v.outcome != "pass" for v in verdicts if not v.of_slice):
-        raise UserError(f"{where}: the weight rose to 100 without proof")
+        raise Changed(f"{where}: the weight rose to 100 without proof")
 
 
 def _agrees(written: Any, found: str | float | None) -> bool:
@@ -387,7 +387,7 @@ def _policy(first: ReleaseEvent) -> Policy:
         return Policy.model_validate(first.policy)
     except ValidationError as error:
         what = error.errors()[0]["msg"]
-        raise UserError(f"release {first.release}, event 0: not a policy ({what})") from None
+        raise Changed(f"release {first.release}, event 0: not a policy ({what})") from None
 
 
 def _evidence(event: ReleaseEvent) -> Evidence | None:
@@ -396,7 +396,7 @@ def _evidence(event: ReleaseEvent) -> Evidence | None:
     except ValidationError as error:
         first = error.errors()[0]
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise UserError(
+        raise Changed(
             f"release {event.release}, event {event.sequence}: not evidence ({what})"
         ) from None
 

@@ -259,14 +259,15 @@ def _argos_own_containers() -> str:
 
 
 def _retries(limit: int) -> Any:
-    """A decision (exit code 2: rolled back, 3: held) stands; all else may be tried again."""
+    """A decision (exit code 2: rolled back, 3: held) stands, as does what was changed by hand (4);
+    all else may be tried again."""
     from hera.workflows import RetryStrategy
     from hera.workflows.models import Backoff
 
     return RetryStrategy(
         limit=limit,
         retry_policy="Always",
-        expression='lastRetry.status == "Error" || asInt(lastRetry.exitCode) not in [2, 3]',
+        expression='lastRetry.status == "Error" || asInt(lastRetry.exitCode) not in [2, 3, 4]',
         backoff=Backoff(duration="5s", factor="2"),
     )
 

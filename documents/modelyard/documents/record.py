@@ -19,6 +19,11 @@ APPEND_ONLY = (
 """what to do about one that was edited"""
 
 
+class Changed(UserError):
+    """What a release rests on, its record or its policy, is not what it was: to try again does not
+    help, and meanwhile nobody looks after the candidate's users."""
+
+
 class ReleaseEvent(BaseModel):
     """One line of a record. `decision` is set in the last line only."""
 
@@ -57,7 +62,7 @@ def read_record(path: Path) -> list[ReleaseEvent]:
     A last line without its newline was cut short by a crash and is left out.
 
     Raises:
-        UserError: a line is no event, or the sequence has a gap (the file was edited).
+        Changed: a line is no event, or the sequence has a gap (the file was edited).
     """
     lines = path.read_text().split("\n")[:-1]
     events = []
@@ -67,9 +72,9 @@ def read_record(path: Path) -> list[ReleaseEvent]:
         except ValidationError as error:
             first = error.errors()[0]
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-            raise UserError(f"{path}:{number}: not a release event ({what})") from None
+            raise Changed(f"{path}:{number}: not a release event ({what})") from None
         if event.sequence != number - 1:
-            raise UserError(
+            raise Changed(
                 f"{path}:{number}: event {event.sequence} where {number - 1} was due; {APPEND_ONLY}"
             )
         events.append(event)
