@@ -89,8 +89,13 @@ def test_a_rank_that_leaves_early_has_ended(launch: Launch) -> None:
     assert launch("import sys; sys.exit(0)") == 0
 
 
-def test_torchrun_is_killed(launch: Launch, tmp_path: Path) -> None:
-    """Its ranks are told to stop."""
+@pytest.mark.parametrize("sigterm", [signal.SIG_DFL, signal.SIG_IGN])
+def test_torchrun_is_killed(
+    launch: Launch, tmp_path: Path, request: pytest.FixtureRequest, sigterm: signal.Handlers
+) -> None:
+    """Its ranks are told to stop, also in a run in the background, which ignores signals."""
+    before = signal.signal(signal.SIGTERM, sigterm)
+    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, before))
     code = launch(UNTIL_STOPPED.format(then="os.kill(os.getpgrp(), signal.SIGKILL)"))
     assert code == -signal.SIGKILL
     assert "stopped by SIGKILL; run it again to go on" in failure(tmp_path / "work", code)
