@@ -238,7 +238,7 @@ def status(
     env: Env = "local",
     as_json: Json = False,
 ) -> None:
-    """What was released, and what serves now."""
+    """What was released, and what serves now; of an edited record the latter, and exit code 1."""
     from rich.console import Console
 
     from modelyard.delivery import status as of
@@ -246,19 +246,27 @@ def status(
     policy, place = _place(env)
     ports = _ports(policy, env, place)
     local = isinstance(place, Local)
-    Controller(ports, place.policy).last()  # refuses a record that was edited
+    releases, wrong = [], None
+    try:
+        Controller(ports, place.policy).last()
+        releases = ports.record.releases()
+    except Changed as error:
+        wrong = error
     found = of.status(
         env,
-        ports.record.releases(),
+        releases,
         {v: ports.runtime.health(v) for v in sorted(ports.runtime.versions())},
         _envoy(place) if local else None,
         f"http://127.0.0.1:{place.port}" if local else None,
         ports.router.serving(),
+        str(wrong) if wrong else None,
     )
     if as_json:
         print(json.dumps(found.document()))
-        return
-    of.show(found, Console(width=None if sys.stdout.isatty() else 160), time.time())
+    else:
+        of.show(found, Console(width=None if sys.stdout.isatty() else 160), time.time())
+    if wrong:
+        raise wrong
 
 
 @release_app.command()

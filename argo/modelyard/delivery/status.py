@@ -59,6 +59,8 @@ class Status:
     """where users call the model; None on Kubernetes"""
     releases: tuple[Summary, ...]
     unfinished: Unfinished | None
+    unreadable: str | None = None
+    """why nothing is said of releases: a record was edited, so that stable is not known"""
 
     def document(self) -> dict[str, Any]:
         """For `--json`."""
@@ -71,6 +73,7 @@ class Status:
             "envoy": self.envoy.status if self.envoy else None,
             "unfinished": asdict(self.unfinished) if self.unfinished else None,
             "releases": [asdict(s) for s in self.releases],
+            "unreadable": self.unreadable,
         }
 
     def down(self) -> list[str]:
@@ -102,6 +105,7 @@ def status(
     envoy: Health | None,
     url: str | None,
     serving: Mapping[int, int] = MappingProxyType({}),
+    unreadable: str | None = None,
 ) -> Status:
     """Of all records of an environment, oldest release first, and of what runs."""
     newest = releases[-1][-1] if releases else None
@@ -114,6 +118,7 @@ def status(
         url=url,
         releases=tuple(summed(looks(events)) for events in releases),
         unfinished=_unfinished(releases[-1]) if newest and newest.decision is None else None,
+        unreadable=unreadable,
     )
 
 
@@ -139,7 +144,7 @@ def show(found: Status, console: Console, now: float) -> None:
         console.print(Text(f"DOWN: {problem}", style="bold red"), soft_wrap=True)
     if found.unfinished:
         _show_unfinished(found.unfinished, console, now)
-    lines = [f"stable: {found.stable or 'none'}"]
+    lines = ["stable: not known" if found.unreadable else f"stable: {found.stable or 'none'}"]
     if found.serving:
         lines.append(told(found.serving))
     lines += [f"version {v}: {health.status}" for v, health in found.servers.items()]
