@@ -1,6 +1,7 @@
 """The gates: what is proven, what fails, what waits, and what they say of it."""
 
 import math
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ from modelyard.delivery.counts import Block, difference, quantile
 from modelyard.delivery.gates import Trial, Verdict, beyond
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Pairs, Slice
+from modelyard.delivery.words import bounds
 
 NONE = Arm()
 
@@ -52,6 +54,23 @@ def test_errors(stable: tuple[int, int], candidate: tuple[int, int], outcome: st
     assert found.limit == 0.01 and found.lower is not None and found.upper is not None
     assert (found.upper <= 0.01) == (outcome == "pass")
     assert found.lower <= found.upper
+
+
+def test_bounds_never_contradict_each_other() -> None:
+    """Whatever was proven while the candidate was another: first good, then broken; and back."""
+    well, broken = ((Block(Arm(requests=400), Arm(requests=400, failures=k))) for k in (0, 160))
+    contradicted = False
+    for blocks in ([well] * 5 + [broken] * 5, [broken] * 5 + [well] * 40):
+        found = trial(ERRORS)
+        for block in blocks:
+            found = found.after(block, live=True)
+            said = verdict(found, "errors")
+            contradicted |= said.lower is not None and said.lower > (said.upper or 0)
+            shown = re.search(r"(\S+)% to (\S+)% apart", said.text)
+            assert shown is None or float(shown[1]) <= float(shown[2]), said
+            low, high = bounds(said)
+            assert low is None or high is None or low <= high
+    assert contradicted, "as they were proven, they do"
 
 
 def test_a_fault_that_hits_both_arms_does_not_blame_the_candidate() -> None:

@@ -26,7 +26,7 @@ from modelyard.delivery.policy import Gates, Latency, Policy
 from modelyard.delivery.ports import Arm
 from modelyard.delivery.sequential import Bets, band, rate_bound
 from modelyard.delivery.streams import KNOWN, Shape, Slow, latency_limit, too_coarse
-from modelyard.delivery.verdicts import Level, Verdict, between
+from modelyard.delivery.verdicts import Level, Verdict, between, spanning
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +143,7 @@ class Trial:
     def _errors(self) -> Verdict:
         places, margin = self.layout.places, self.gates.errors.margin
         n_s, k_s, n_c, k_c = self.bets.seen[0]
+        estimate = float(k_c / n_c - k_s / n_s) if n_s and n_c else None
         upper = self.excess_bound()
         lower = self.level.greatest(self.bets, places["errors.lower"], -1.0)
         # Half of the test at 100 % went into stable's upper bound.
@@ -150,11 +151,11 @@ class Trial:
         return self.level.verdict(
             "errors",
             f"{k_c:.0f} of {n_c:.0f} failed at the candidate, {k_s:.0f} of {n_s:.0f} at stable; "
-            f"{between(lower, upper)} (margin {margin:.2%})",
+            f"{between(*spanning(lower, upper, estimate))} (margin {margin:.2%})",
             e=max(self._harm("errors.harm"), float(alone)),
             proof=self._proofs("errors.upper")[margin],
             n=n_c,
-            estimate=float(k_c / n_c - k_s / n_s) if n_s and n_c else None,
+            estimate=estimate,
             lower=lower,
             upper=upper,
             limit=margin,

@@ -123,6 +123,12 @@ def _more(ways: list[tuple[float, float]], n: float) -> int | None:
     return math.ceil(min(paces)) if paces else None
 
 
+def spanning(lower: float, upper: float, seen: float | None) -> tuple[float, float]:
+    """Bounds with what is seen between them: one that was proven is kept, so a candidate that
+    changes may be seen beyond it later, or have two bounds that contradict each other."""
+    return (lower, upper) if seen is None else (min(lower, seen), max(upper, seen))
+
+
 def between(lower: float, upper: float) -> str:
     """Two percentages, or what little is known."""
     if upper >= 1 and lower <= -1:

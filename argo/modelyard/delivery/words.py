@@ -4,6 +4,7 @@ import math
 
 from modelyard.delivery.gates import Verdict
 from modelyard.delivery.machine import State
+from modelyard.delivery.verdicts import spanning
 from modelyard.documents import ReleaseEvent
 
 GATES = {
@@ -98,12 +99,10 @@ def bounds(verdict: Verdict) -> tuple[float | None, float | None]:
     """Lower and upper; None where it is one that always holds."""
     lowest = 0.0 if verdict.unit == "ratio" or not _differs(verdict) else -1.0
     highest = math.inf if verdict.unit == "ratio" else 1.0
-    lower, upper, seen = verdict.lower, verdict.upper, verdict.estimate
-    # A bound once proven is kept, so a candidate that changes may be seen beyond it later.
-    return (
-        None if lower is None or lower <= lowest else min(lower, lower if seen is None else seen),
-        None if upper is None or upper >= highest else max(upper, upper if seen is None else seen),
-    )
+    lower = lowest if verdict.lower is None else verdict.lower
+    upper = highest if verdict.upper is None else verdict.upper
+    lower, upper = spanning(lower, upper, verdict.estimate)
+    return None if lower <= lowest else lower, None if upper >= highest else upper
 
 
 def _differs(verdict: Verdict) -> bool:
