@@ -1,5 +1,6 @@
 """A real BentoML server around a package of each task."""
 
+import http.client
 import itertools
 import json
 import re
@@ -30,6 +31,19 @@ def metric(server: Server, pattern: str) -> float:
     """The sum of all samples that a pattern matches from their start."""
     lines = server.client.get("/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if re.match(pattern, line))
+
+
+def test_an_idle_connection_is_for_the_client_to_close(server: Servers) -> None:
+    """A Gateway sends a request on it at any time, and does not send it twice."""
+    at = server("binary").client.base_url
+    connection = http.client.HTTPConnection(at.host, at.port, timeout=20)
+    body, kind = json.dumps({"rows": [ROW]}), {"content-type": "application/json"}
+    for pause in (6.5, 0):  # uvicorn's own limit is 5 s
+        connection.request("POST", "/predict", body, kind)
+        answer = connection.getresponse()
+        assert answer.status == 200 and answer.read()
+        time.sleep(pause)
+    connection.close()
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])

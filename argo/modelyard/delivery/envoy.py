@@ -285,8 +285,8 @@ def _cluster(name: str, port: int) -> dict[str, Any]:
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
-                # Shorter than uvicorn's keep-alive of 5 s: a server that closes a
-                # connection just as a request comes in would look like a failure.
+                # Shorter than any server's: one that closes a connection just as a request
+                # comes in would look like a failure.
                 "common_http_protocol_options": {"idle_timeout": "2s"},
                 "explicit_http_config": {"http_protocol_options": {}},
             }

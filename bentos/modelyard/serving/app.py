@@ -211,7 +211,7 @@ class _Service(bentoml.Service):
         """
         from modelyard.serving.door import App, Door, Routes, refusal
         from modelyard.serving.endpoints import bounded
-        from modelyard.serving.protocol import refuse_early
+        from modelyard.serving.protocol import install
 
         app: Any = super().to_asgi(is_main)
         prefix = (self.path_prefix or "").rstrip("/")
@@ -219,8 +219,8 @@ class _Service(bentoml.Service):
         asked = [middleware for middleware in app.user_middleware if _asked_for(middleware.cls)]
         for middleware in reversed(asked):
             routes = middleware.cls(routes, *middleware.args, **middleware.kwargs)
-        if not asked:  # which would miss the refusals
-            refuse_early(f"{prefix}/predict", refusal)
+        # Middleware that was asked for would miss the refusals.
+        install(f"{prefix}/predict", None if asked else refusal)
         app.user_middleware = [bounded(middleware) for middleware in app.user_middleware]
         return Door(app, routes, prefix)
 

@@ -1,6 +1,10 @@
-"""uvicorn's HTTP protocol, which refuses what finds no place before it makes a task of it.
+"""uvicorn's HTTP protocol, which keeps idle connections, and refuses early what finds no place.
 
-Under overload most of a worker's time would else go into refusing.
+A server that closes an idle connection just as a proxy sends a request on it fails that request,
+and Envoy does not send a prediction twice: the proxy has to be the first to close. Its own limit
+is an hour, uvicorn's 5 s.
+
+Under overload most of a worker's time would go into refusing, if each request were a task first.
 """
 
 import asyncio
@@ -14,13 +18,17 @@ Refuse = Callable[[list[tuple[bytes, bytes]]], bytes | None]
 """headers of a request that has just been read → the whole answer, if it finds no place"""
 
 
-def refuse_early(path: str, refuse: Refuse) -> None:
-    """Have uvicorn, when it starts in this process, ask `refuse` before `POST path`.
+_KEEP_ALIVE_S = 3900
+_UVICORNS_S = 5
+
+
+def install(path: str, refuse: Refuse | None) -> None:
+    """Have uvicorn, when it starts in this process, use this, and ask `refuse` before `POST path`.
 
     It has no setting for the protocol that BentoML would pass on; this is the table that
     `http="auto"` is looked up in.
     """
-    named = {"_path": path.encode(), "_refuse": staticmethod(refuse)}
+    named = {"_path": path.encode(), "_refuse": staticmethod(refuse) if refuse else None}
     protocol: Any = type("Protocol", (_Protocol,), named)
     uvicorn.config.HTTP_PROTOCOLS["auto"] = protocol
 
@@ -34,10 +42,15 @@ class _Answered:
 
 class _Protocol(HttpToolsProtocol):
     _path: bytes
-    _refuse: Refuse
+    _refuse: Refuse | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.timeout_keep_alive == _UVICORNS_S:  # else somebody has chosen it
+            self.timeout_keep_alive = _KEEP_ALIVE_S
 
     def on_headers_complete(self) -> None:
-        if self._may_answer():
+        if self._refuse and self._may_answer():
             answer = self._refuse(self.headers)
             if answer is not None:
                 self.transport.write(answer)
