@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -169,13 +170,17 @@ def test_a_lost_record_takes_nothing_down(serving: Repo) -> None:
         serving.write_policy({**POLICY, "canary": {**POLICY["canary"], "min_requests": 10_000}})
         process = serving.start(*serving.command(2))
         serving.wait_for("canary", 20)
+        until = time.monotonic() + 20
+        while 2 not in users.answers:  # the record is written before the route
+            assert time.monotonic() < until
+            time.sleep(0.05)
         process.kill()
         process.communicate()
         lose_the_record(serving)
         step = ("release", "step", "promote", "--env", "local", "--candidate", "2")
         assert "no release of version 2 has begun" in serving.modelyard(*step).stderr
         done = serving.modelyard(*run, "2")
-        assert done.returncode == 1
+        assert done.returncode == 1, done.stdout + done.stderr
         assert "version 1 (80 %) and version 2 (20 %), but there is no record" in done.stderr
         status = serving.modelyard("release", "status").stdout
         assert "users get version 1 (80 %) and version 2 (20 %)" in status
