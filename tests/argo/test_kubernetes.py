@@ -328,7 +328,7 @@ def test_a_lease_of_a_dead_pod_is_taken_once_it_is_not_renewed(
     assert let_go is not None and kubernetes.lease_holder(let_go) == ""
 
 
-def test_a_lease_is_let_go_by_who_is_asked_to_go_while_it_is_taken(
+def test_a_controller_that_is_ended_while_it_takes_the_lease_lets_it_go(
     cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = cluster.create

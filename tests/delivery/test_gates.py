@@ -1,14 +1,17 @@
 """The gates: what is proven, what fails, what waits, and what they say of it."""
 
+import io
 import math
 import re
 
 import pytest
+from rich.console import Console
 
 from modelyard.delivery.counts import Block, difference, quantile
 from modelyard.delivery.gates import Trial, Verdict, beyond
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Pairs, Slice
+from modelyard.delivery.progress import gates
 from modelyard.delivery.words import bounds
 
 NONE = Arm()
@@ -65,11 +68,16 @@ def test_bounds_never_contradict_each_other() -> None:
         for block in blocks:
             found = found.after(block, live=True)
             said = verdict(found, "errors")
-            contradicted |= said.lower is not None and said.lower > (said.upper or 0)
+            assert said.lower is not None and said.upper is not None
+            contradicted |= said.lower > said.upper
             shown = re.search(r"(\S+)% to (\S+)% apart", said.text)
             assert shown is None or float(shown[1]) <= float(shown[2]), said
             low, high = bounds(said)
             assert low is None or high is None or low <= high
+            console = Console(file=io.StringIO(), width=160)
+            with console.capture() as picture:
+                console.print(gates([said], console, 160))
+            assert not re.search("●.*├|┤.*●", picture.get()), "seen is between them"
     assert contradicted, "as they were proven, they do"
 
 

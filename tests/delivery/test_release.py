@@ -151,6 +151,15 @@ def test_steps_for_a_workflow_engine(serving: Repo) -> None:
     assert serving.events()[-1].decision == "rolled_back"
     assert step("shadow") == 2, "a rolled back release is not taken up by a later step"
 
+    newest = max((serving.folder / ".modelyard/releases").glob("*.jsonl"))
+    written = newest.read_text()
+    newest.write_text(written.replace('"candidate":3', '"candidate":"three"'))
+    edited = serving.modelyard("release", "status", "--json")
+    newest.write_text(written)
+    document = json.loads(edited.stdout)
+    assert edited.returncode == 1 and document["unreadable"] in edited.stderr
+    assert (document["stable"], document["serving"]) == (None, {"1": 100}), "what serves is shown"
+
 
 def lose_the_record(repo: Repo) -> None:
     for path in (repo.folder / ".modelyard/releases").glob("*.jsonl"):

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -89,13 +89,23 @@ def test_a_rank_that_leaves_early_has_ended(launch: Launch) -> None:
     assert launch("import sys; sys.exit(0)") == 0
 
 
-@pytest.mark.parametrize("sigterm", [signal.SIG_DFL, signal.SIG_IGN])
+@pytest.fixture
+def background() -> Iterator[None]:
+    """As Dagster runs in a script's `&`: this process and its children ignore both signals."""
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(each, signal.SIG_IGN) for each in both]
+    yield
+    for each, handler in zip(both, before, strict=True):
+        signal.signal(each, handler)
+
+
+@pytest.mark.parametrize("where", ["foreground", "background"])
 def test_torchrun_is_killed(
-    launch: Launch, tmp_path: Path, request: pytest.FixtureRequest, sigterm: signal.Handlers
+    launch: Launch, tmp_path: Path, request: pytest.FixtureRequest, where: str
 ) -> None:
-    """Its ranks are told to stop, also in a run in the background, which ignores signals."""
-    before = signal.signal(signal.SIGTERM, sigterm)
-    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, before))
+    """Its ranks are told to stop."""
+    if where == "background":
+        request.getfixturevalue(where)
     code = launch(UNTIL_STOPPED.format(then="os.kill(os.getpgrp(), signal.SIGKILL)"))
     assert code == -signal.SIGKILL
     assert "stopped by SIGKILL; run it again to go on" in failure(tmp_path / "work", code)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from serving.connection import outlasts
 
 from modelyard.documents.signature import Task
 from modelyard.serving.testing import serve
@@ -61,6 +62,7 @@ def test_a_guard_cors_a_prefix_and_a_time_limit(
         assert answer.headers["access-control-allow-origin"] == "http://page"
         assert client.post("/predict", json={"rows": [ROW]}).status_code == 404
         assert client.get("/v1/model").json()["version"] == 1
+        outlasts(running, "/v1/predict", ROW, 6.5, **{"x-word": "open"})
         late = client.post("/v1/predict", json={"rows": [ROW | {"hour": 13}]})
         assert late.status_code == 504 and "more than 2.5 s" in late.json()["error"]
         other = client.post("/v1/predict", json={"rows": [ROW | {"hour": 14}]})

@@ -1,6 +1,5 @@
 """A real BentoML server around a package of each task."""
 
-import http.client
 import itertools
 import json
 import re
@@ -12,6 +11,7 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
+from serving.connection import outlasts
 
 from modelyard.documents.signature import Task
 from modelyard.serving.rows import ARROW, JSON
@@ -34,16 +34,7 @@ def metric(server: Server, pattern: str) -> float:
 
 
 def test_an_idle_connection_is_for_the_client_to_close(server: Servers) -> None:
-    """A Gateway sends a request on it at any time, and does not send it twice."""
-    at = server("binary").client.base_url
-    connection = http.client.HTTPConnection(at.host, at.port, timeout=20)
-    body, kind = json.dumps({"rows": [ROW]}), {"content-type": "application/json"}
-    for pause in (6.5, 0):  # uvicorn's own limit is 5 s
-        connection.request("POST", "/predict", body, kind)
-        answer = connection.getresponse()
-        assert answer.status == 200 and answer.read()
-        time.sleep(pause)
-    connection.close()
+    outlasts(server("binary"), "/predict", ROW, 6.5)  # uvicorn's own limit is 5 s
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])

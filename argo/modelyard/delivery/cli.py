@@ -34,7 +34,16 @@ from modelyard.delivery.policy import (
 from modelyard.delivery.ports import Health, Ports
 from modelyard.delivery.render import render, submitted
 from modelyard.delivery.shares import Kept
-from modelyard.delivery.steps import Next, StepName, asks_for_approval, following, hand_on, take
+from modelyard.delivery.steps import (
+    CHANGED,
+    EXIT,
+    Next,
+    StepName,
+    asks_for_approval,
+    following,
+    hand_on,
+    take,
+)
 from modelyard.documents import ReleaseEvent, UserError
 from modelyard.documents.record import Changed
 
@@ -50,9 +59,6 @@ release_app = typer.Typer(
 )
 app.add_typer(release_app, name="release")
 app.command()(render)
-
-CHANGED = 4
-EXIT = {None: 0, "promoted": 0, "bootstrapped": 0, "rolled_back": 2, "held": 3}
 
 
 Env = Annotated[str, typer.Option("--env", help="Environment of argo/release.yaml.")]
@@ -238,7 +244,10 @@ def status(
     env: Env = "local",
     as_json: Json = False,
 ) -> None:
-    """What was released, and what serves now; of an edited record the latter, and exit code 1."""
+    """What was released, and what serves now.
+
+    Where a record was edited: what serves, and exit code 1.
+    """
     from rich.console import Console
 
     from modelyard.delivery import status as of
@@ -246,12 +255,12 @@ def status(
     policy, place = _place(env)
     ports = _ports(policy, env, place)
     local = isinstance(place, Local)
-    releases, wrong = [], None
+    releases, unreadable = [], None
     try:
         Controller(ports, place.policy).last()
         releases = ports.record.releases()
     except Changed as error:
-        wrong = error
+        unreadable = error
     found = of.status(
         env,
         releases,
@@ -259,14 +268,14 @@ def status(
         _envoy(place) if local else None,
         f"http://127.0.0.1:{place.port}" if local else None,
         ports.router.serving(),
-        str(wrong) if wrong else None,
+        str(unreadable) if unreadable else None,
     )
     if as_json:
         print(json.dumps(found.document()))
     else:
         of.show(found, Console(width=None if sys.stdout.isatty() else 160), time.time())
-    if wrong:
-        raise wrong
+    if unreadable:
+        raise unreadable
 
 
 @release_app.command()

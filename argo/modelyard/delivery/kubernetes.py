@@ -647,7 +647,7 @@ class Lease:
         try:
             self._take()
             self._renewal.start()
-        except (KeyboardInterrupt, SystemExit):  # asked to go, maybe with the lease
+        except (KeyboardInterrupt, SystemExit):  # ended, maybe after the lease was given
             self.__exit__()
             raise
         return self

@@ -15,7 +15,7 @@ from modelyard.delivery.gates import Verdict
 from modelyard.delivery.machine import State, exposure
 from modelyard.delivery.policy import Ramp
 from modelyard.delivery.ports import Arm, Counts, Evidence
-from modelyard.delivery.words import duration, happened, interval, limit, seen, weighed
+from modelyard.delivery.words import bounds, duration, happened, interval, limit, seen, weighed
 
 _EVERY_S = 5.0
 """between two plain lines"""
@@ -201,8 +201,9 @@ def _scale(v: Verdict, signs: bool) -> str:
     def place(value: float) -> int:
         return min(_SCALE - 1, max(0, round((value - begin) / (3 * span) * (_SCALE - 1))))
 
-    lower = place(begin if v.lower is None else v.lower)
-    upper = place(begin + 3 * span if v.upper is None else v.upper)
+    low, high = bounds(v)
+    lower = place(begin if low is None else low)
+    upper = place(begin + 3 * span if high is None else high)
     cells = [" "] * _SCALE
     cells[lower : upper + 1] = line * (upper + 1 - lower)
     cells[lower], cells[upper] = ends

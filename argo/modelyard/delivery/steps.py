@@ -13,6 +13,7 @@ from modelyard.delivery.controller import Controller
 from modelyard.delivery.machine import Provenance, State
 from modelyard.delivery.policy import Kubernetes, Local, Policy
 from modelyard.documents import UserError
+from modelyard.documents.record import Decision
 
 Place = Local | Kubernetes
 
@@ -20,6 +21,12 @@ OUTPUTS_VARIABLE = "MODELYARD_OUTPUTS"
 """a folder that `deploy` writes its outputs to, a file each"""
 APPROVE = "approve"
 """node of the workflow that a person resumes"""
+EXIT: dict[Decision | None, int] = {
+    None: 0, "promoted": 0, "bootstrapped": 0, "rolled_back": 2, "held": 3,
+}  # fmt: skip
+"""exit codes, by what was decided"""
+CHANGED = 4
+"""exit code of a step that finds the record or the policy changed by hand"""
 _OVERHEAD_S = 300
 """that a step may take beyond its policy: image pull, a slow API"""
 

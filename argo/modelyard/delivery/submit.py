@@ -10,11 +10,12 @@ import httpx
 from modelyard.delivery.kubernetes import WORKFLOW, Cluster, api_message
 from modelyard.delivery.manifests import Manifest
 from modelyard.delivery.ports import NoAnswer
+from modelyard.delivery.steps import EXIT
 from modelyard.documents import UserError
 
 EVERY_S = 5.0
 _SHOWN = ("Retry", "Pod", "Suspend")
-_DECIDED = ("2", "3")
+_DECIDED = (str(EXIT["rolled_back"]), str(EXIT["held"]))
 _ENDS = ("Succeeded", "Failed", "Error")
 
 

@@ -29,7 +29,7 @@ from modelyard.delivery.manifests import (
     versioned_name,
 )
 from modelyard.delivery.policy import DIGEST, RELEASE_FILE
-from modelyard.delivery.steps import APPROVE, OUTPUTS_VARIABLE, Next
+from modelyard.delivery.steps import APPROVE, CHANGED, EXIT, OUTPUTS_VARIABLE, Next
 from modelyard.delivery.write_back import CREDENTIALS_VARIABLE
 
 if TYPE_CHECKING:
@@ -259,15 +259,15 @@ def _argos_own_containers() -> str:
 
 
 def _retries(limit: int) -> Any:
-    """A decision (exit code 2: rolled back, 3: held) stands, as does what was changed by hand (4);
-    all else may be tried again."""
+    """A decision stands, as does what was changed by hand; all else may be tried again."""
     from hera.workflows import RetryStrategy
     from hera.workflows.models import Backoff
 
+    final = [EXIT["rolled_back"], EXIT["held"], CHANGED]
     return RetryStrategy(
         limit=limit,
         retry_policy="Always",
-        expression='lastRetry.status == "Error" || asInt(lastRetry.exitCode) not in [2, 3, 4]',
+        expression=f'lastRetry.status == "Error" || asInt(lastRetry.exitCode) not in {final}',
         backoff=Backoff(duration="5s", factor="2"),
     )
 

@@ -1,8 +1,8 @@
 """uvicorn's HTTP protocol, which keeps idle connections, and refuses early what finds no place.
 
 A server that closes an idle connection just as a proxy sends a request on it fails that request,
-and Envoy does not send a prediction twice: the proxy has to be the first to close. Its own limit
-is an hour, uvicorn's 5 s.
+and Envoy does not send a prediction twice: the proxy has to be the first to close. By default
+Envoy does so after an hour, uvicorn after 5 s.
 
 Under overload most of a worker's time would go into refusing, if each request were a task first.
 """
@@ -18,8 +18,10 @@ Refuse = Callable[[list[tuple[bytes, bytes]]], bytes | None]
 """headers of a request that has just been read → the whole answer, if it finds no place"""
 
 
-_KEEP_ALIVE_S = 3900
-_UVICORNS_S = 5
+_IDLE_S = 3900
+"""after which a connection is closed here"""
+_DEFAULT_IDLE_S = 5
+"""uvicorn's and BentoML's"""
 
 
 def install(path: str, refuse: Refuse | None) -> None:
@@ -46,8 +48,8 @@ class _Protocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.timeout_keep_alive == _UVICORNS_S:  # else somebody has chosen it
-            self.timeout_keep_alive = _KEEP_ALIVE_S
+        if self.timeout_keep_alive == _DEFAULT_IDLE_S:  # else `bentoml serve` was given another
+            self.timeout_keep_alive = _IDLE_S
 
     def on_headers_complete(self) -> None:
         if self._refuse and self._may_answer():

@@ -19,8 +19,8 @@ from modelyard.pipeline.importing import importing
 
 def main() -> None:
     os.environ["PYTHONUNBUFFERED"] = "1"  # what a rank prints is seen at once
-    # Ignored signals are inherited, SIGINT by what a script starts with `&`; and Dagster has
-    # SIGTERM handled as SIGINT. The process that the ranks are forked from has to go by it.
+    # What a script starts with `&` ignores SIGINT; Dagster then has it ignore SIGTERM, too, and
+    # children inherit that. But the process that ranks are forked from has to end by SIGTERM.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     forkserver.set_forkserver_preload(["modelyard.pipeline.imported"])
     forkserver.ensure_running()
