@@ -20,14 +20,14 @@ def test_walls_stand() -> None:
         ("dagster_project/modelyard/pipeline", "import modelyard.serving\n"),
         ("bentos/modelyard/serving", "import dagster\n"),
         ("argo/modelyard/delivery", "import torch\n"),
-        ("documents/modelyard/documents", "import polars\n"),
+        ("common/modelyard/documents", "import polars\n"),
     ],
 )
 def test_a_hole_in_a_wall_is_found(room: str, line: str, tmp_path: Path) -> None:
-    for part in ("documents", "dagster_project", "bentos", "argo", "pyproject.toml"):
+    for part in ("common", "dagster_project", "bentos", "argo", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, tmp_path / part)
     (tmp_path / room / "hole.py").write_text(line)
-    path = ":".join(str(tmp_path / p) for p in ("documents", "dagster_project", "bentos", "argo"))
+    path = ":".join(str(tmp_path / p) for p in ("common", "dagster_project", "bentos", "argo"))
     printed = run(LINTER, "--no-cache", cwd=tmp_path, check=False, PYTHONPATH=path)
     assert "1 broken" in printed, printed

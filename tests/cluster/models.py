@@ -40,7 +40,7 @@ SIGNATURE = Signature(
 TEMPLATE = ROOT / "template" / "bentos" / "service.py"
 FAULT = ROOT / "scripts" / "demo-fault.patch"
 NAME = "localhost/modelyard-test"
-INPUTS = ("bentos", "documents", "template/bentos", "constraints.txt")
+INPUTS = ("bentos", "common", "template/bentos", "constraints.txt")
 """what the models' images are made of, besides how the platform is packaged, and what makes them"""
 
 
