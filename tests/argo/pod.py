@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 TOKEN = "of-the-account-7c2e"
+# No Gateway and no Prometheus: nothing is compared, since it is the first version.
+ALONE = {"probe": False, "metrics": {"age": "vector(0)"}}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from argo.test_workflow import rendered, template
+from argo.rendered import rendered, template
 from support import ROOT
 
 GIVEN = os.environ.get("MODELYARD_TEST_KUBECONFIG")

@@ -9,7 +9,7 @@ import click
 import pytest
 import typer.main
 from argo.entry import modelyard
-from argo.test_workflow import MODEL, rendered, walk
+from argo.rendered import MODEL, rendered, walk
 
 from modelyard.delivery import cli
 from modelyard.delivery.cli import app

@@ -17,8 +17,9 @@ import yaml
 from argo import image as delivery
 from argo import pod
 from argo.api_server import ApiServer
-from argo.test_steering import ALONE
-from argo.test_write_back import BRANCH, MODEL, RELEASE, branches
+from argo.pod import ALONE
+from argo.rendered import MODEL
+from argo.rolled_back import BRANCH, RELEASE, branches
 from benchmarks.serving import image
 from git_server import served
 from packaging.utils import canonicalize_name

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from argo.api_server import LOCATION, stand_in
 from argo.schemas import check
+from argo.targets import TARGET
 from support import run
 
 from modelyard.delivery import kubernetes, manifests
@@ -22,18 +23,6 @@ from modelyard.delivery.manifests import Target
 from modelyard.delivery.policy import Kubernetes
 from modelyard.delivery.ports import LockLost, NoAnswer, Routes
 from modelyard.documents import ReleaseEvent, UserError
-
-TARGET = Target(
-    model="flight-delay",
-    environment="production",
-    namespace="flight-delay-production",
-    image="ghcr.io/acme/flight-delay",
-    version=2,
-    digest="sha256:" + "0" * 64,
-    host="flight-delay.example.com",
-    gateway="edge/public",
-    prometheus="http://prometheus.monitoring.svc:9090",
-)
 
 
 def event(sequence: int, **changes: Any) -> ReleaseEvent:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from argo.api_server import ApiServer, stand_in
-from argo.test_kubernetes import TARGET
+from argo.targets import TARGET
 
 from modelyard.delivery import kubernetes, reach
 from modelyard.delivery.policy import Kubernetes

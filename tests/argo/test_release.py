@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from argo.api_server import ApiServer, stand_in
-from argo.test_prometheus import BINARY, Pod, free_port, server, until
+from argo.prometheus_server import BINARY, Pod, free_port, server, until
 from support import commit, run
 
 from modelyard.delivery import kubernetes, manifests

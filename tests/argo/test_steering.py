@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 from argo import pod, steering
-from argo.test_submit import node, status
+from argo.pod import ALONE
+from argo.workflow_status import node, status
 from support import ROOT
 
 STEP = ["release", "step"]
 GATES = {"predictions": None}
-# No Gateway and no Prometheus: nothing is compared, since it is the first version.
-ALONE = {"probe": False, "metrics": {"age": "vector(0)"}}
 POLICY = {
     "version": 2,
     "image": "ghcr.io/acme/flight-delay",

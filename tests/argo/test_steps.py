@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from argo.api_server import ApiServer, stand_in
 from argo.entry import modelyard
-from argo.test_workflow import MODEL
-from delivery.test_controller import POLICY, World, controller, released
+from argo.rendered import MODEL
+from delivery.world import POLICY, World, controller, released
 
 from modelyard.delivery.controller import Controller, Unchanged
 from modelyard.delivery.kubernetes import Cluster

@@ -12,27 +12,14 @@ import pytest
 import yaml
 from argo.api_server import stand_in
 from argo.entry import Done, modelyard
+from argo.rendered import MODEL
 from argo.schemas import check
-from support import ROOT
+from argo.workflow_status import NAME, node, status
 
 from modelyard.delivery import submit
 from modelyard.documents import UserError
 
-MODEL = ROOT / "tests" / "argo" / "model"
-NAME = "flight-delay-v2-x7k2p"
 TOKEN = "Bearer of-the-test"
-
-
-def node(name: str, phase: str, code: int | None = None, kind: str = "Retry") -> dict[str, Any]:
-    made = {"id": f"{NAME}-{name}", "name": f"{NAME}.{name}", "displayName": name, "type": kind}
-    made |= {"phase": phase, "startedAt": "2026-11-21T05:00:00Z"}
-    if code is not None:
-        made |= {"outputs": {"exitCode": str(code)}, "message": f"Error (exit code {code})"}
-    return made
-
-
-def status(phase: str, *nodes: dict[str, Any]) -> dict[str, Any]:
-    return {"phase": phase, "nodes": {each["id"]: each for each in nodes}}
 
 
 class ArgoStandIn(ThreadingHTTPServer):

@@ -9,41 +9,16 @@ from typing import Any
 
 import pytest
 import yaml
+from argo.rendered import MODEL
+from argo.rolled_back import BRANCH, DIGEST, RELEASE, VERDICT, branches, event
 from git_server import served
-from support import ROOT, commit, run
+from support import commit, run
 
 from modelyard.delivery import write_back as module
 from modelyard.delivery.write_back import CREDENTIALS_VARIABLE, reverted, write_back
-from modelyard.documents import ReleaseEvent, UserError
+from modelyard.documents import UserError
 
-MODEL = ROOT / "tests" / "argo" / "model"
-DIGEST = "sha256:" + "1" * 64
-BRANCH = "modelyard/production-20261121T050000-v2"
 TOKEN = "of-the-test-4f1d"
-
-
-def event(sequence: int, **changes: Any) -> ReleaseEvent:
-    fields = {"time": 1.8e9 + sequence, "release": "20261121T050000-v2", "sequence": sequence}
-    fields |= {"candidate": 2, "stable": 1, "phase": "canary", "weight": 5}
-    return ReleaseEvent.model_validate(fields | changes)
-
-
-VERDICT = {"gate": "errors", "outcome": "fail", "text": "9 of 90 failed", "e": 2000.0}
-COUNTS = {"time": 1.0, "epoch": "1", "stable": {"requests": 900}}
-RELEASE = [
-    event(0, phase="preflight", weight=0, digest=DIGEST, reason="version 2 against stable 1"),
-    event(1, reason="all gates pass"),
-    event(2, reason="still looking"),
-    event(
-        3,
-        phase="rollback",
-        weight=0,
-        reason="errors: 9 of 90 failed",
-        verdicts=[VERDICT],
-        evidence={"counts": COUNTS | {"candidate": {"requests": 90, "failures": 9}}},
-    ),
-    event(4, phase="done", weight=0, decision="rolled_back", reason="errors: 9 of 90 failed"),
-]
 
 
 @pytest.fixture
@@ -64,10 +39,6 @@ def origin(tmp_path: Path) -> Path:
 
 def shown(origin: Path, path: str, branch: str = BRANCH) -> str:
     return run("git", "show", f"{branch}:{path}", cwd=origin)
-
-
-def branches(origin: Path) -> list[str]:
-    return run("git", "branch", "--format=%(refname:short)", cwd=origin).split()
 
 
 def test_a_rollback_becomes_a_branch(origin: Path) -> None:

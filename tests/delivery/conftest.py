@@ -6,12 +6,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import polars as pl
 import pytest
 import yaml
-from delivery.model_repo import BIN, POLICY, Repo
-
-from modelyard.documents.signature import Number, Signature
+from delivery.model_repo import BIN, POLICY, Repo, package
 
 FIXTURE = Path(__file__).parent / "bento" / "service.py"
 VERSIONS = (1, 2, 3)
@@ -40,15 +37,6 @@ def bento_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             stdout=subprocess.DEVNULL,
         )
     return home
-
-
-def package(folder: Path) -> None:
-    """What the release reads of a model package: scores are spread evenly from 0 to 1."""
-    signature = Signature(task="regression", target="x", inputs=(Number(name="x"),))
-    folder.mkdir(parents=True)
-    (folder / "signature.json").write_text(signature.model_dump_json())
-    values = [i / 97 for i in range(97)]
-    pl.DataFrame({"x": values, "score": values}).write_parquet(folder / "reference.parquet")
 
 
 @pytest.fixture

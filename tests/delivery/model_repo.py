@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
 import yaml
 
 from modelyard.delivery.processes import free_port, wait_until
 from modelyard.delivery.replay import Sender, body
 from modelyard.documents import ReleaseEvent
 from modelyard.documents import releases as read_releases
+from modelyard.documents.signature import Number, Signature
 
 BIN = Path(sys.executable).parent
 
@@ -164,3 +166,12 @@ class Repo:
     def events(self) -> list[ReleaseEvent]:
         """Of the newest release."""
         return read_releases(self.folder / ".modelyard" / "releases")[-1]
+
+
+def package(folder: Path) -> None:
+    """What the release reads of a model package: scores are spread evenly from 0 to 1."""
+    signature = Signature(task="regression", target="x", inputs=(Number(name="x"),))
+    folder.mkdir(parents=True)
+    (folder / "signature.json").write_text(signature.model_dump_json())
+    values = [i / 97 for i in range(97)]
+    pl.DataFrame({"x": values, "score": values}).write_parquet(folder / "reference.parquet")

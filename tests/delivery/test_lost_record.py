@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from delivery.test_controller import POLICY, Fatal, Killed, World, controller, released
+from delivery.world import POLICY, Fatal, Killed, World, controller, released
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

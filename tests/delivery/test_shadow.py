@@ -6,8 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from delivery.conftest import package
-from delivery.model_repo import POLICY, Repo
+from delivery.model_repo import POLICY, Repo, package
 
 from modelyard.delivery.envoy import ARM_HEADER
 from modelyard.delivery.predictions import SHADOW_ID

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from argo.entry import modelyard
 from argo.interpreter import Interpreter
-from argo.test_workflow import template
+from argo.rendered import template
 from delivery.model_repo import POLICY, Repo
 
 from modelyard.delivery.manifests import Target, policy_object

@@ -1,6 +1,7 @@
 """Trainings of seconds with real ranks under torchrun, and faults planted in them."""
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,11 @@ def running(folder: Path) -> list[str]:
         for p in found
         if str(folder) in (p.info["environ"] or {}).get("PYTHONPATH", "").split(":")
     ]
+
+
+def gone(folder: Path) -> bool:
+    """Whether all of a training's processes end within a minute."""
+    until = time.monotonic() + 60
+    while running(folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not running(folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from pipeline.job_controller import JobController
-from pipeline.ranks import SIGNATURE, running, small
+from pipeline.ranks import SIGNATURE, gone, small
 
 from modelyard.documents import UserError
 from modelyard.pipeline import cluster, launcher
@@ -62,14 +62,6 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
         return launcher.torchrun("planted", work, small(ranks=1, restarts=1), {})
 
     return launch
-
-
-def gone(folder: Path) -> bool:
-    """Whether all of a training's processes end within a minute."""
-    until = time.monotonic() + 60
-    while running(folder) and time.monotonic() < until:
-        time.sleep(0.1)
-    return not running(folder)
 
 
 def test_a_module_that_cannot_be_imported_is_a_mistake_and_not_tried_again(

@@ -12,8 +12,8 @@ import dagster as dg
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from pipeline.packages import write_package
 from pipeline.ranks import MODULE, SIGNATURE, small
-from pipeline.test_registry import write_package
 
 from modelyard.documents import UserError
 from modelyard.pipeline import assets, live, tracking

@@ -4,54 +4,23 @@ import errno
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from pipeline.packages import write_package
 
 from modelyard.documents import (
-    Manifest,
     ReleaseEvent,
-    Signature,
     UserError,
     verify_package,
-    write_manifest,
 )
-from modelyard.documents.signature import Number
 from modelyard.pipeline import registry, tracking
 from modelyard.pipeline.challenge import find_champion
 from modelyard.pipeline.registry import fetch, register
 from modelyard.pipeline.workspace import Workspace
 
 pytestmark = pytest.mark.xdist_group("registry")
-SIGNATURE = Signature(task="regression", target="y", inputs=(Number(name="a"),))
-
-
-def write_package(
-    workspace: Workspace, model: bytes, configuration: dict[str, Any] | None = None
-) -> None:
-    package = workspace.package
-    package.mkdir(parents=True, exist_ok=True)
-    (package / "model.pt2").write_bytes(model)
-    (package / "plots").mkdir(exist_ok=True)
-    (package / "plots" / "p.png").write_bytes(b"picture")
-    (package / "signature.json").write_text(SIGNATURE.model_dump_json())
-    manifest = Manifest(
-        name="flight-delay",
-        created=datetime.now(UTC).isoformat(),
-        git_commit="c0ffee",
-        template_version="v1",
-        data_hash="d",
-        test_hash="t",
-        rows={"raw": 10},
-        ranks=2,
-        configuration=configuration or {"training": {"epochs": 3}, "gate": {"slices": ["a"]}},
-        metrics={"mae": 1.5},
-        environment={"python": "3.11"},
-    )
-    write_manifest(package, manifest)
 
 
 @pytest.fixture(scope="module")

@@ -14,36 +14,18 @@ from typing import Any
 import optuna
 import pytest
 from pipeline.flights import configure
-from pipeline.ranks import MODULE, SIGNATURE, small
-from pipeline.test_errors import gone
+from pipeline.ranks import MODULE, SIGNATURE, gone, small
+from pipeline.searches import settings
 from support import run
 
-from modelyard.documents import UserError, load_settings
+from modelyard.documents import UserError
 from modelyard.pipeline import tune
 from modelyard.pipeline.job import CHECKPOINTS
 from modelyard.pipeline.search import Choices, Range, SearchSettings
-from modelyard.pipeline.settings import Settings, TrainingSettings
+from modelyard.pipeline.settings import TrainingSettings
 from modelyard.pipeline.study import SPEC, VALUES, _stop_if_hopeless, answering, open_study
 from modelyard.pipeline.synthetic import draw
 from modelyard.pipeline.workspace import Workspace
-
-CONFIG = """\
-data: {months: {from: 2013-01, to: 2013-03}}
-split:
-  train: {from: 2013-01, to: 2013-01}
-  validation: {from: 2013-02, to: 2013-02}
-  test: {from: 2013-03, to: 2013-03}
-training: {ranks: 2, epochs: 3, batch_rows: 100, learning_rate: 0.05}
-tune:
-  trials: 3
-  startup_trials: 1
-  space:
-"""
-
-
-def settings(folder: Path, *space: str) -> Settings[TrainingSettings]:
-    (folder / "config.yaml").write_text(CONFIG + "".join(f"    {line}\n" for line in space))
-    return load_settings(folder / "config.yaml", Settings[TrainingSettings])
 
 
 @pytest.mark.parametrize(
@@ -196,7 +178,7 @@ SEARCH = """
 import sys
 from pathlib import Path
 from pipeline.ranks import SIGNATURE
-from pipeline.test_tune import settings
+from pipeline.searches import settings
 from modelyard.pipeline import tune
 from modelyard.pipeline.workspace import Workspace
 workspace = Workspace(Path(sys.argv[1]))
