@@ -12,7 +12,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster lint bench golden constraints lineage evidence
+.PHONY: help setup demo test test-slow test-demo test-cluster lint bench golden constraints lineage evidence
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,8 +23,13 @@ $(VENV)/.ready: $(SETUP_INPUTS)
 	uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt -e '.[pipeline,serving,delivery]' --group dev --group bench
 	touch $@
 
-test: setup ## all tests, the demo among them
-	pytest -n 2 --dist loadgroup -m "not e2e and not cluster"
+test: setup ## each capability with real parts, once: ten minutes on 2 quiet cores
+	pytest -n 2 --dist loadgroup -m "not slow and not e2e and not cluster"
+
+test-slow: setup ## the other tasks, faults, interruptions, images and workflows: half an hour
+	pytest -n 2 --dist loadgroup -m slow
+
+test-demo: setup ## the demo, what it printed and what it left; alone, since it measures live traffic
 	pytest -m e2e
 
 test-cluster: setup ## tests on a real cluster, which it starts and ends (root, Go; docs/how-to/test-on-a-cluster.md)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -11,6 +12,10 @@ GIT_IDENTITY = {
     for role in ("AUTHOR", "COMMITTER")
     for what, value in {"NAME": "modelyard", "EMAIL": "modelyard@localhost"}.items()
 }
+
+
+Once = Callable[[str, Callable[[Path], object]], Path]
+"""the fixture `once`"""
 
 
 def run(*command: str | Path, cwd: Path, check: bool = True, **env: str) -> str:

@@ -31,6 +31,7 @@ from modelyard.delivery.policy import load_release
 from modelyard.delivery.render import target
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.xdist_group("image"),
     pytest.mark.timeout(900),  # the first of them builds, perhaps from debootstrap on
     pytest.mark.skipif(image.builder() is None, reason=image.NONE),

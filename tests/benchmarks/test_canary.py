@@ -171,6 +171,7 @@ def test_the_page_shows_the_policies() -> None:
         assert text.strip() in page
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_one_json_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.canary", "--runs", "2", "--json"],

@@ -1,6 +1,5 @@
 """A real cluster: of MODELYARD_TEST_KUBECONFIG, or the node that runs on this machine."""
 
-import fcntl
 import json
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from cluster.node import requirements
 from cluster.node.node import PASSWORD, USER
 from cluster.repo import SCRIPTS, Repo
 from cluster.traffic import Traffic
-from support import ROOT
+from support import ROOT, Once
 
 FOLDER = Path(__file__).parent
 
@@ -46,38 +45,23 @@ def model_namespace(cluster: Cluster) -> Iterator[Callable[[str], str]]:
         cluster.delete_namespace(name)
 
 
-Once = Callable[[str, Callable[[], Any]], Any]
-
-
-@pytest.fixture(scope="session")
-def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Once:
-    """`once(name, make)`: what `make` gives, as JSON has it; made by one of the workers."""
-    shared = tmp_path_factory.getbasetemp()
-    shared = shared if worker_id == "master" else shared.parent
-
-    def once(name: str, make: Callable[[], Any]) -> Any:
-        with (shared / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            file = shared / f"{name}.json"
-            if not file.exists():
-                file.write_text(json.dumps(make()))
-            return json.loads(file.read_text())
-
-    return once
-
-
 @pytest.fixture(scope="session")
 def model_images(cluster: Cluster, once: Once) -> dict[int, str]:
     """Digests of the test model's versions, in the models' registry."""
     user = (USER, PASSWORD) if cluster.credentials else ()
-    pushed = once("models", lambda: models.push(cluster.registry, *user))
+
+    def push(folder: Path) -> None:
+        pushed = models.push(cluster.registry, *user)
+        (folder / "digests.json").write_text(json.dumps(pushed))
+
+    pushed = json.loads((once("models", push) / "digests.json").read_text())
     return {int(version): digest for version, digest in pushed.items()}
 
 
 @pytest.fixture(scope="session")
-def shared_objects(cluster: Cluster, once: Once, tmp_path_factory: pytest.TempPathFactory) -> None:
+def shared_objects(cluster: Cluster, once: Once) -> None:
     """What an administrator applies once: the guide's first commands."""
-    once("shared-objects", lambda: share(cluster, tmp_path_factory.mktemp("docker")))
+    once("shared-objects", lambda folder: share(cluster, folder))
 
 
 def share(cluster: Cluster, folder: Path) -> None:

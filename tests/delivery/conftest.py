@@ -9,15 +9,21 @@ from pathlib import Path
 import pytest
 import yaml
 from delivery.model_repo import BIN, POLICY, Repo, package
+from support import Once
 
 FIXTURE = Path(__file__).parent / "bento" / "service.py"
 VERSIONS = (1, 2, 3)
 
 
 @pytest.fixture(scope="session")
-def bento_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bento_store(once: Once) -> Path:
     """A BENTOML_HOME with fixture:1, :2 and :3, made by `bentoml build`."""
-    context, home = tmp_path_factory.mktemp("context"), tmp_path_factory.mktemp("bentoml")
+    return once("fixture-bentos", build) / "bentoml"
+
+
+def build(folder: Path) -> None:
+    context, home = folder / "context", folder / "bentoml"
+    context.mkdir()
     shutil.copy(FIXTURE, context)
     settings = {
         "service": "service:Fixture",
@@ -36,7 +42,6 @@ def bento_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-    return home
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from delivery.model_repo import POLICY, Repo, Users
 
-pytestmark = pytest.mark.xdist_group("delivery")
+pytestmark = [pytest.mark.xdist_group("delivery"), pytest.mark.slow]
 
 DOOMED = Path(__file__).with_name("doomed.py")
 STEPS = {**POLICY["canary"], "steps": [20, 50]}

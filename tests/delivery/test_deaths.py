@@ -41,6 +41,7 @@ def answers(repo: Repo, headers: dict[str, str] | None = None) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_envoy_dies_in_mid_release(serving: Repo) -> None:
     serving.write_policy(UNHURRIED)
     process = serving.start(*serving.command(2), "--json")
@@ -82,6 +83,7 @@ def test_envoy_dies_before_it_takes_new_routes_over(tmp_path: Path) -> None:
         envoy.stop()
 
 
+@pytest.mark.slow
 def test_a_candidate_that_dies_loses_its_users(serving: Repo) -> None:
     serving.write_policy(UNHURRIED)
     process = serving.start(*serving.command(2), "--json")
@@ -96,6 +98,7 @@ def test_a_candidate_that_dies_loses_its_users(serving: Repo) -> None:
     assert len(users.failed) <= 0.5 * users.requests and serving.answers() == 1
 
 
+@pytest.mark.slow
 def test_a_stable_server_that_dies_is_started_again(serving: Repo) -> None:
     serving.write_policy(UNHURRIED)
     process = serving.start(*serving.command(2), "--json")
@@ -109,6 +112,7 @@ def test_a_stable_server_that_dies_is_started_again(serving: Repo) -> None:
     assert {e.weight for e in serving.events()} <= {0, 20}, "nothing advanced meanwhile"
 
 
+@pytest.mark.slow
 def test_status_says_that_envoy_ended_and_a_release_of_stable_mends_it(serving: Repo) -> None:
     status = serving.modelyard("release", "status").stdout
     assert f"users: {serving.url}" in status
@@ -121,6 +125,7 @@ def test_status_says_that_envoy_ended_and_a_release_of_stable_mends_it(serving: 
     assert done.returncode == 0 and serving.answers() == 1
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_seen_before_a_server_is_started(serving: Repo) -> None:
     """Of the stable version, too, which needs no release."""
     assert serving.modelyard("release", "stop", "--env", "local").returncode == 0

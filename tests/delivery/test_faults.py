@@ -54,7 +54,10 @@ def at_once(repo: Repo) -> int:
     return max((after - before for before, after in pairwise(seen)), default=0)
 
 
-@pytest.mark.parametrize("share", [0.02, 0.1, 1.0])
+@pytest.mark.parametrize(
+    "share",
+    [pytest.param(0.02, marks=pytest.mark.slow), pytest.param(0.1, marks=pytest.mark.slow), 1.0],
+)
 def test_failures_that_begin_in_live_traffic_cost_no_more_than_the_budget(
     serving: Repo, share: float
 ) -> None:
@@ -66,6 +69,7 @@ def test_failures_that_begin_in_live_traffic_cost_no_more_than_the_budget(
     assert set(users.failed) == {'500 {"error":"planted"}'}, "none but by the candidate"
 
 
+@pytest.mark.slow
 def test_a_candidate_that_hangs_on_users(serving: Repo) -> None:
     serving.plant(2, latency_s=30, live_only=True)
     _, users = released(serving)
@@ -73,6 +77,7 @@ def test_a_candidate_that_hangs_on_users(serving: Repo) -> None:
     assert len(users.failed) <= BUDGET + at_once(serving)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1.2, 2])
 def test_a_slower_candidate_fails_nobody(serving: Repo, times: float) -> None:
     for version, factor in ((1, 1.0), (2, times)):
@@ -82,6 +87,7 @@ def test_a_slower_candidate_fails_nobody(serving: Repo, times: float) -> None:
     assert users.failed == []
 
 
+@pytest.mark.slow
 def test_a_shifted_score_is_seen_in_shadow(serving: Repo) -> None:
     serving.plant(2, shift=0.5)
     result, users = released(serving)
@@ -89,6 +95,7 @@ def test_a_shifted_score_is_seen_in_shadow(serving: Repo) -> None:
     assert users.failed == [] and users.answers.keys() == {1}, "no user was asked to try it"
 
 
+@pytest.mark.slow
 def test_a_score_that_is_shifted_in_live_traffic_only(serving: Repo) -> None:
     serving.plant(2, shift=0.4, live_only=True)
     result, users = released(serving)
@@ -96,6 +103,7 @@ def test_a_score_that_is_shifted_in_live_traffic_only(serving: Repo) -> None:
     assert users.failed == []
 
 
+@pytest.mark.slow
 def test_a_candidate_that_refuses_what_stable_accepts(serving: Repo) -> None:
     serving.plant(2, refuse=True)
     result, users = released(serving)

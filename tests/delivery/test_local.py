@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,30 +58,28 @@ def test_a_pid_of_another_program_is_never_ours(tmp_path: Path) -> None:
 
 
 def test_a_server_outlives_its_starter_and_its_children_die_with_it(tmp_path: Path) -> None:
-    program = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
+    program = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
     server = Server(tmp_path)
     server.start([sys.executable, "-c", program], {})
     process = server._process()
     assert process is not None
-    assert wait_until(lambda: bool(process.children()), 10)
+    assert wait_until(lambda: bool(process.children()), 60)
     children = process.children()
-    began = time.monotonic()
     server.stop()
     assert not server.alive() and not any(c.is_running() for c in children)
-    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("end", ["stop", "start"])
 def test_workers_do_not_outlive_a_leader_that_was_killed(tmp_path: Path, end: str) -> None:
-    program = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
+    program = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
     server = Server(tmp_path)
     server.start([sys.executable, "-c", program], {})
     leader = server._process()
     assert leader is not None
-    assert wait_until(lambda: bool(leader.children()), 10)
+    assert wait_until(lambda: bool(leader.children()), 60)
     worker = leader.children()[0]
     leader.kill()
-    assert wait_until(lambda: not server.alive(), 10) and worker.is_running()
+    assert wait_until(lambda: not server.alive(), 60) and worker.is_running()
     try:
         server.stop() if end == "stop" else server.start(["sleep", "60"], {})
         assert not worker.is_running()

@@ -49,6 +49,7 @@ def test_a_first_version_and_a_good_one_after_it(repo: Repo) -> None:
     assert done.returncode == 0 and repo.answers() == 2, "the stable version is brought back"
 
 
+@pytest.mark.slow
 def test_a_server_that_is_another_version(serving: Repo) -> None:
     serving.plant(2, says=9)
     code, result = serving.release(2)
@@ -59,6 +60,7 @@ def test_a_server_that_is_another_version(serving: Repo) -> None:
     assert not Server(serving.folder / ".modelyard/serving/v2").alive()
 
 
+@pytest.mark.slow
 def test_a_server_that_never_gets_ready(serving: Repo) -> None:
     serving.write_policy({**POLICY, "deploy": {"max_duration": "5s"}})
     serving.plant(2, never_ready=True)
@@ -69,6 +71,7 @@ def test_a_server_that_never_gets_ready(serving: Repo) -> None:
     assert result["failed_requests"] == 0 and result["stable_downtime_s"] == 0
 
 
+@pytest.mark.slow
 def test_too_little_traffic_is_inconclusive(serving: Repo) -> None:
     canary = {**POLICY["canary"], "min_requests": 10_000, "max_duration": "2s"}
     held = {"on_inconclusive": "hold", "hold_weight": 10}
@@ -84,6 +87,7 @@ def test_too_little_traffic_is_inconclusive(serving: Repo) -> None:
     assert serving.release(2)[0] == 2, "a new attempt begins anew"
 
 
+@pytest.mark.slow
 def test_the_shadow_answers_nobody_and_a_second_controller_is_refused(serving: Repo) -> None:
     serving.write_policy({**POLICY, "shadow": {"min_requests": 10_000, "max_duration": "60s"}})
     process = serving.start(*serving.command(2))
@@ -129,6 +133,7 @@ def test_ctrl_c_goes_back_to_stable(serving: Repo) -> None:
     assert {r.json()["version"] for r in replies} == {1}
 
 
+@pytest.mark.slow
 def test_steps_for_a_workflow_engine(serving: Repo) -> None:
     def step(name: str, *more: str) -> int:
         arguments = ["release", "step", name, "--env", "local", "--candidate", "3", *more]
@@ -166,6 +171,7 @@ def lose_the_record(repo: Repo) -> None:
         path.unlink()
 
 
+@pytest.mark.slow
 def test_a_lost_record_takes_nothing_down(serving: Repo) -> None:
     run = ("release", "run", "--env", "local", "--candidate")
     adopt = ("release", "adopt", "--env", "local", "--version")

@@ -2,12 +2,12 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from delivery.page import Page
 from delivery.simulated import BEGAN, MARKUP, SETTINGS, Candidate, record
 
 from modelyard.delivery.report import write_report
@@ -20,25 +20,6 @@ RAMP: dict[str, Any] = {
 HELD: dict[str, Any] = {
     "canary": {**SETTINGS["canary"], "max_duration": "15s", "on_inconclusive": "hold"},
 }
-
-
-class Page(HTMLParser):
-    """What a browser would find: tags that are closed in order, and the text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.outside = [m for m in re.findall(r"(?:src|href|url\()=?[\"']?([^\"'>)]+)", text)
-                        if not m.startswith("#")]  # fmt: skip
-        self.pictures = re.findall(r"<svg.*?</svg>", text, flags=re.S)
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def written(path: Path, *releases: list[ReleaseEvent], **more: Any) -> Page:
@@ -98,6 +79,7 @@ def longer(events: list[ReleaseEvent], phase: str, times: int) -> list[ReleaseEv
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_five_thousand_looks_are_thinned_out(tmp_path: Path) -> None:
     shadow = {"shadow": {"min_requests": 100_000, "max_duration": "60s"}}
     events = longer(record(Candidate(), shadow, rate=20.0), "shadow", 21)

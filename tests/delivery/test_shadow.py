@@ -31,6 +31,7 @@ def logged(repo: Repo, version: int) -> list[dict]:
     return [json.loads(line) for f in folder.glob("*.jsonl") for line in f.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_logged_requests_decide_the_shadow_and_nothing_more(serving: Repo) -> None:
     with closing(httpx.Client(base_url=serving.url)) as client:
         for i in range(20):
@@ -57,6 +58,7 @@ def test_logged_requests_decide_the_shadow_and_nothing_more(serving: Repo) -> No
     assert all(row["request_id"].startswith(SHADOW_ID) for row in sent), "nobody else asked"
 
 
+@pytest.mark.slow
 def test_a_fault_that_logged_requests_show(serving: Repo) -> None:
     serving.write_policy(replaying())
     serving.plant(2, shift=5.0)

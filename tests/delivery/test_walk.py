@@ -19,7 +19,7 @@ from modelyard.delivery.replay import Replay
 from modelyard.delivery.steps import OUTPUTS_VARIABLE
 from modelyard.delivery.workflows import release_workflow
 
-pytestmark = pytest.mark.xdist_group("delivery")
+pytestmark = [pytest.mark.xdist_group("delivery"), pytest.mark.slow]
 
 END = ["rollback", "write-back"]
 Attempt = Callable[[list[str]], int | None]

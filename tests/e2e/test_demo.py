@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from delivery.page import Page
 from support import commit, run
 
 from modelyard.documents import ReleaseEvent, releases, verify_package
@@ -88,12 +89,15 @@ def test_the_demo_leaves_nothing_running(repo: Path) -> None:
         assert client.connect_ex(("127.0.0.1", 8080)) != 0
 
 
-def test_the_report_needs_nothing_else(demo: Path) -> None:
-    page = (demo / "report.html").read_text()
-    assert "<svg" in page or "data:image" in page
-    assert 'src="http' not in page and 'href="http' not in page
-    for decision in ("bootstrapped", "promoted", "rolled"):
-        assert decision in page
+def test_the_report_shows_each_release_and_why(demo: Path, repo: Path) -> None:
+    page = Page((demo / "report.html").read_text())
+    decided = ["v3 against v2 rolled back", "v2 against v1 promoted", "v1 bootstrapped"]
+    assert page.headings == decided
+    recorded = releases(repo / ".modelyard" / "releases")
+    assert page.reasons == [events[-1].reason for events in reversed(recorded)]
+    assert len(page.pictures) >= 2 * 6, "what users got, of both that were compared"
+    assert not page.outside, "the page must stand alone"
+    assert page.contradictory_intervals() == []
 
 
 def test_the_lineage_goes_from_raw_rows_to_the_deployed_version(repo: Path) -> None:

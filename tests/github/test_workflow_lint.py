@@ -121,6 +121,7 @@ def test_an_unpinned_platform_is_caught(planted, callers: list[Path]) -> None:
     assert code != 0 and "unpinned-uses" in printed
 
 
+@pytest.mark.slow
 def test_a_template_injection_is_caught(planted, actionlint) -> None:
     fault = planted(MODEL_CI, "run: make test", "run: echo ${{ github.event.pull_request.title }}")
     code, printed = zizmor(fault)
@@ -137,6 +138,7 @@ def test_kept_credentials_and_wide_permissions_are_caught(planted) -> None:
     assert code != 0 and "excessive-permissions" in printed
 
 
+@pytest.mark.slow
 def test_a_misspelled_output_is_caught(planted, actionlint) -> None:
     release = ROOT / ".github" / "workflows" / "model-release.yml"
     code, printed = actionlint(planted(release, "steps.render.outputs", "steps.rendered.outputs"))

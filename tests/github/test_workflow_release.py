@@ -109,6 +109,7 @@ def without_bento(workflow: dict) -> None:
     job["steps"] = [step for step in job["steps"] if step.get("name") not in slow]
 
 
+@pytest.mark.slow
 def test_the_bento_of_the_desired_version_is_built_and_goes_nowhere_without_credentials(
     act, repo: Path, mlflow: str
 ) -> None:
@@ -125,6 +126,7 @@ def test_the_bento_of_the_desired_version_is_built_and_goes_nowhere_without_cred
     assert not any("release to" in job for job in done.jobs), "nothing goes to a cluster"
 
 
+@pytest.mark.slow
 def test_a_version_that_is_not_registered_is_not_released(act, repo: Path, mlflow: str) -> None:
     policy = repo / "argo" / "release.yaml"
     policy.write_text(policy.read_text().replace("version: 1\n", "version: 7\n"))
@@ -142,15 +144,13 @@ def test_a_release_needs_a_registry_of_models(act, repo: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["stale", "missing"])
-def test_nothing_is_built_from_a_stale_or_missing_rendering(
-    act, repo: Path, mlflow: str, fault: str
-) -> None:
+def test_nothing_is_built_from_a_stale_or_missing_rendering(act, repo: Path, fault: str) -> None:
     if fault == "missing":
         shutil.rmtree(repo / "argo" / "manifests")
     else:
         policy = repo / "argo" / "release.yaml"
         policy.write_text(policy.read_text().replace("version: 1\n", "version: 2\n"))
-    done = release(act, repo, mlflow)
+    done = release(act, repo, "")
     assert not done.ok and done.failed == ["Rendered manifests"]
     assert done.steps.get("Build the Bento") != "success"
 
@@ -229,6 +229,7 @@ registry_tools = needs("docker", "docker-registry", "skopeo")
 cluster_tools = needs("kubectl", "jq", "curl", "openssl")
 
 
+@pytest.mark.slow
 @registry_tools
 @cluster_tools
 def test_a_published_image_is_released_by_its_digest(
@@ -266,6 +267,7 @@ def test_a_published_version_is_never_replaced(
     assert "was built from another bentos/ than this commit's" in done.text
 
 
+@pytest.mark.slow
 @registry_tools
 def test_what_is_not_published_is_built(act, repo: Path, registry: str) -> None:
     image_is(repo, f"{registry}/acme/flight-delay")

@@ -48,6 +48,7 @@ def test_a_failing_test_fails_the_pull_request(act, repo: Path) -> None:
     assert "1 failed" in done.output["Tests"]
 
 
+@pytest.mark.slow
 def test_a_lint_fault_fails_the_pull_request(act, repo: Path) -> None:
     (repo / "src" / "flight_delay" / "unused.py").write_text("import os\n")
     done = ci(act, repo)
@@ -55,6 +56,7 @@ def test_a_lint_fault_fails_the_pull_request(act, repo: Path) -> None:
     assert "F401" in done.output["Style and types"]
 
 
+@pytest.mark.slow
 def test_a_stale_rendering_fails_the_pull_request(act, repo: Path) -> None:
     edit(repo / "argo" / "release.yaml", "version: 1", "version: 2")
     done = ci(act, repo)
@@ -62,6 +64,7 @@ def test_a_stale_rendering_fails_the_pull_request(act, repo: Path) -> None:
     assert "argo/manifests/production/release/deployment.yaml" in done.text
 
 
+@pytest.mark.slow
 def test_a_new_repo_without_manifests_passes_and_says_so(act, repo: Path) -> None:
     shutil.rmtree(repo / "argo" / "manifests")
     done = ci(act, repo)
@@ -104,6 +107,7 @@ def update(act, clone: Path, token: str = "token-of-the-test"):
     return act(clone, ".github/workflows/update.yml", "workflow_dispatch", secrets=secrets)
 
 
+@pytest.mark.slow
 def test_an_update_is_pushed_as_a_branch(act, yard: Path, origin: Path, clone: Path) -> None:
     sha = release_platform(yard)
 
@@ -126,6 +130,7 @@ def test_an_update_is_pushed_as_a_branch(act, yard: Path, origin: Path, clone: P
     assert run("git", "rev-parse", "modelyard/update-v0.2.0", cwd=origin) == before
 
 
+@pytest.mark.slow
 def test_a_conflict_fails_the_update_and_names_the_files(
     act, yard: Path, origin: Path, clone: Path
 ) -> None:
@@ -140,6 +145,7 @@ def test_a_conflict_fails_the_update_and_names_the_files(
     assert "pull request" not in "".join(done.jobs) and branches(origin) == ["main"]
 
 
+@pytest.mark.slow
 def test_nothing_new_is_a_success_without_a_branch(act, origin: Path, clone: Path) -> None:
     done = update(act, clone)
     assert done.ok, done.text
@@ -147,6 +153,7 @@ def test_nothing_new_is_a_success_without_a_branch(act, origin: Path, clone: Pat
     assert branches(origin) == ["main"]
 
 
+@pytest.mark.slow
 def test_an_update_without_its_token_fails_and_says_what_to_set(
     act, yard: Path, origin: Path, clone: Path
 ) -> None:

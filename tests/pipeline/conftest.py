@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from pipeline.flights import Registered, make_small, materialize, write_sample
 from pipeline.ranks import Trained, train
-from support import commit
+from support import Once, commit
+
+from modelyard.pipeline.job import History
 
 
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample(once: Once) -> Path:
     """A folder with a few thousand real flights and their weather; not to be changed."""
-    folder = tmp_path_factory.mktemp("sample")
-    write_sample(folder)
-    return folder
+    return once("sample", write_sample)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,16 @@ def registered(
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    with redirect_stdout(StringIO()) as printed:
-        history = train(folder)
-    return Trained(history, folder, printed.getvalue())
+def uninterrupted(once: Once) -> Trained:
+    def trained(folder: Path) -> None:
+        with redirect_stdout(StringIO()) as printed:
+            history = train(folder)
+        (folder / "history.json").write_text(history.model_dump_json())
+        (folder / "printed").write_text(printed.getvalue())
+
+    folder = once("uninterrupted", trained)
+    history = History.model_validate_json((folder / "history.json").read_bytes())
+    return Trained(history, folder, (folder / "printed").read_text())
 
 
 @pytest.fixture(scope="session")

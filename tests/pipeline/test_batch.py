@@ -111,6 +111,7 @@ def test_scores_are_those_of_the_server(predicted: tuple[Workspace, str]) -> Non
     assert scored["package"].unique().to_list() == [described["package"]]
 
 
+@pytest.mark.slow
 def test_the_data_version_is_the_hash_of_what_was_written(
     predicted: tuple[Workspace, str],
 ) -> None:
@@ -126,6 +127,7 @@ def test_the_data_version_is_the_hash_of_what_was_written(
     assert tags["dagster/data_version"] == hashlib.sha256(before).hexdigest()
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_fit_are_kept_apart_and_fail_the_check(
     predicted: tuple[Workspace, str],
 ) -> None:
@@ -142,6 +144,7 @@ def test_rows_that_do_not_fit_are_kept_apart_and_fail_the_check(
     assert refused["reason"].str.starts_with("distance: must be ").all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "version", "said"),
     [
@@ -176,6 +179,7 @@ def test_one_message_and_nothing_changed(
     assert [path.read_bytes() for path in files] == before
 
 
+@pytest.mark.slow
 def test_a_file_of_ones_own(predicted: tuple[Workspace, str], tmp_path: Path) -> None:
     workspace, _ = predicted
     given, out = tmp_path / "my rows.parquet", tmp_path / "my scores.parquet"

@@ -77,6 +77,7 @@ def test_a_module_that_cannot_be_imported_is_a_mistake_and_not_tried_again(
     assert "Traceback (most recent call last)" in (tmp_path / "work" / LOG).read_text()
 
 
+@pytest.mark.slow
 def test_a_rank_that_leaves_early_has_ended(launch: Launch) -> None:
     assert launch("import sys; sys.exit(0)") == 0
 
@@ -91,7 +92,9 @@ def background() -> Iterator[None]:
         signal.signal(each, handler)
 
 
-@pytest.mark.parametrize("where", ["foreground", "background"])
+@pytest.mark.parametrize(
+    "where", ["foreground", pytest.param("background", marks=pytest.mark.slow)]
+)
 def test_torchrun_is_killed(
     launch: Launch, tmp_path: Path, request: pytest.FixtureRequest, where: str
 ) -> None:
@@ -104,6 +107,7 @@ def test_torchrun_is_killed(
     assert (tmp_path / "work" / "checkpoint").exists() and gone(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_process_that_started_it_is_killed(
     launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +133,7 @@ def test_the_process_that_started_it_is_killed(
     assert (work / "checkpoint").exists() and gone(tmp_path)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_the_arrays_cannot_be_written(launch: Launch, tmp_path: Path) -> None:
     def full() -> None:
         raise OSError("No space left on device")

@@ -201,6 +201,7 @@ def test_bootstrap_error_is_that_of_delong():
     assert reach / 1.96 == pytest.approx(variance**0.5, rel=0.06)
 
 
+@pytest.mark.slow
 def test_false_passes_and_false_alarms_are_bounded():
     """A challenger that is truly worse by just the margin passes in about 2.5 % of the test
     sets; an equal one is stopped for a slice in about as few, though six are looked at."""

@@ -100,6 +100,7 @@ def test_two_pods_train_as_two_ranks_of_one_machine(
     assert cluster.objects == {} or not [key for key in cluster.objects if key[:3] == JOBS]
 
 
+@pytest.mark.slow
 def test_a_failed_rank_ends_the_job_and_is_named(
     remote: Train, cluster: JobController, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_failed_rank_ends_the_job_and_is_named(
     assert len(cluster.created) == 2  # it would fail again
 
 
+@pytest.mark.slow
 def test_pods_that_go_away_cost_nothing(
     remote: Train, cluster: JobController, bucket: Objects, local: History,
     capfd: pytest.CaptureFixture[str],
@@ -143,6 +145,7 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> th
     return event
 
 
+@pytest.mark.slow
 def test_a_launcher_that_goes_away_and_one_that_is_interrupted(
     remote: Train, cluster: JobController, bucket: Objects, local: History,
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],

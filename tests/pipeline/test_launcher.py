@@ -23,6 +23,7 @@ def test_two_ranks_train(uninterrupted: Trained) -> None:
     assert np.load(work / "train" / "numbers.npy").shape == (1001, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "restarts", "message"),
     [

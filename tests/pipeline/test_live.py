@@ -247,6 +247,7 @@ def test_a_server_that_does_not_answer_costs_a_warning(
     assert len(seen) == 5
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_does_so_in_its_run(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def released(registered: Registered) -> Iterator[Workspace]:
     shutil.rmtree(workspace.releases)
 
 
+@pytest.mark.slow
 def test_a_challenger_that_is_worse_is_not_registered(released: Workspace) -> None:
     # Weights that have learnt it the wrong way round.
     path = released.training / WEIGHTS
@@ -163,6 +164,7 @@ def test_the_lineage_ends_in_what_serves(released: Workspace) -> None:
     assert request.run_key == "first:0"
 
 
+@pytest.mark.slow
 def test_a_flight_of_no_readable_month_is_quarantined_in_the_first(
     changed: tuple[Path, Path],
 ) -> None:
@@ -186,11 +188,17 @@ def spoil(path: Path, change: Callable[[str], str]) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("flights.csv", None, "no source file flights (looked for flights.csv, "),
-        (
+        pytest.param(
+            "flights.csv",
+            None,
+            "no source file flights (looked for flights.csv, ",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "flights.csv",
             lambda t: t.replace("arr_delay", "delay", 1),
             "no column arr_delay; it has",
+            marks=pytest.mark.slow,
         ),
         (
             "flights.csv",

@@ -21,6 +21,7 @@ def again(repo: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_same_commit_and_data_give_the_same_package(registered: Registered) -> None:
     # What ranks of an interrupted run wrote after its end does not count.
     (registered.repo / ".modelyard" / "reproduce" / "1" / ".modelyard").mkdir(parents=True)
@@ -30,6 +31,7 @@ def test_the_same_commit_and_data_give_the_same_package(registered: Registered) 
     assert not (registered.repo / ".modelyard" / "reproduce" / "1").exists()
 
 
+@pytest.mark.slow
 def test_other_data_are_named(registered: Registered) -> None:
     path = registered.source / "flights.csv"
     kept = path.read_bytes()

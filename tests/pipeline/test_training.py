@@ -94,12 +94,14 @@ def test_nothing_of_all_that_costs_a_bit(
     assert checkpoints(stopped) == ["00004-000000000"]
 
 
+@pytest.mark.slow
 def test_fewer_ranks_go_on(stopped: Path, uninterrupted: Trained) -> None:
     history = train(stopped, "", small(ranks=1))
     assert history.ranks == 1
     assert losses(history) == pytest.approx(losses(uninterrupted.history), abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_more_ranks_go_on_in_parts_of_steps_and_of_precision(
     uninterrupted: Trained, tmp_path: Path
 ) -> None:
@@ -112,6 +114,7 @@ def test_more_ranks_go_on_in_parts_of_steps_and_of_precision(
     assert losses(history) == pytest.approx(losses(uninterrupted.history), abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_sharded_ranks_come_to_the_same(uninterrupted: Trained, tmp_path: Path) -> None:
     """Killed on the way."""
     history = train(tmp_path, "killed", small(strategy="fsdp2"))
@@ -142,6 +145,7 @@ def test_only_the_same_training_goes_on(tmp_path: Path) -> None:
     assert not goes_on(small(learning_rate=0.02))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r" in \w+: FloatingPointError: the .* lower learning_rate;"

@@ -148,6 +148,7 @@ def test_pictures_of_a_longer_study(tmp_path: Path) -> None:
     assert pictures == {"history", "epochs", "slices", "importances"}
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("tune")
 def test_ctrl_c_keeps_the_trial(workspace: Workspace) -> None:
     given = settings(workspace.root, "learning_rate: {from: 0.01, to: 0.1}")
@@ -187,6 +188,7 @@ tune.search(workspace, given, "planted", SIGNATURE, tune.Search(trials=2))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("tune")
 def test_the_search_is_killed(workspace: Workspace) -> None:
     """Its workers leave too, and their trial comes again."""
@@ -203,6 +205,7 @@ def test_the_search_is_killed(workspace: Workspace) -> None:
     assert (stopped.state.name, waiting.state.name) == ("FAIL", "WAITING")
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("tune")
 def test_what_failed_trials_and_databases_leave(workspace: Workspace) -> None:
     given = settings(workspace.root, "learning_rate: {from: 0.01, to: 0.1}")
@@ -258,6 +261,7 @@ def searching(repo: Path) -> Iterator[Path]:
     (repo / "config.yaml").write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("pipeline-repo")
 def test_make_tune_of_a_rendered_repo(searching: Path) -> None:
     own = {"PYTHONPATH": str(searching / "src"), "DAGSTER_HOME": str(searching / ".dagster")}

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support import Once
 
 from modelyard.documents import Signature
 from modelyard.documents.signature import Category, Number, Task
@@ -32,15 +33,14 @@ def signature(task: Task) -> Signature:
 
 
 @pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Task], Path]:
+def package(once: Once) -> Callable[[Task], Path]:
     """Task → its package, version 1, built once a session; never written to."""
-    folder = tmp_path_factory.mktemp("packages")
-    built: dict[Task, Path] = {}
 
     def of(task: Task) -> Path:
-        if task not in built:
-            built[task] = write_package(folder / task / "1", signature(task), "flight-delay")
-        return built[task]
+        def write(folder: Path) -> None:
+            write_package(folder / "1", signature(task), "flight-delay")
+
+        return once(f"package-{task}", write) / "1"
 
     return of
 

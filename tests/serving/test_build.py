@@ -178,6 +178,7 @@ def test_a_bill_of_materials_that_is_none_is_found(bento: Path) -> None:
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is not None
 
 
+@pytest.mark.slow
 def test_a_graph_that_onnx_cannot_express_brings_torch(
     make_repo: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +217,7 @@ def test_the_image_has_the_outcome_of_the_install_only(bento: Path) -> None:
     assert not re.search("build-essential|apt-get|git", base + install + final)
 
 
+@pytest.mark.slow
 def test_a_teams_image(make_repo: Callable[[Path], Path], tmp_path: Path) -> None:
     """Its base, its packages of the system, and its commands; no Python package without a hash."""
     repo = make_repo(tmp_path / "flight-delay")
@@ -267,6 +269,7 @@ def test_a_bento_serves_from_its_folder_and_knows_its_version(bento: Path, tmp_p
     assert not list(tmp_path.rglob("*onnxruntime*")), "what its telemetry would have sent"
 
 
+@pytest.mark.slow
 def test_two_bentos_serve_side_by_side(
     make_repo: Callable[[Path], Path], tmp_path: Path, bento: Path
 ) -> None:
@@ -319,6 +322,7 @@ def test_a_changed_service_is_no_silent_rebuild(
     assert "was released" in refused(repo, "--replace")
 
 
+@pytest.mark.slow
 def test_an_older_version_stays_as_it_was_built(
     make_repo: Callable[[Path], Path], tmp_path: Path
 ) -> None:
@@ -332,6 +336,7 @@ def test_an_older_version_stays_as_it_was_built(
     assert contents(built(repo, "--version", "1")) == before
 
 
+@pytest.mark.slow
 def test_a_teams_modules_and_requirements_come_along(
     make_repo: Callable[[Path], Path], tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from support import ROOT
 from modelyard.serving.model import Model
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.xdist_group("image"),
     pytest.mark.timeout(900),  # the first of them builds, perhaps from debootstrap on
     pytest.mark.skipif(image.builder() is None, reason=image.NONE),

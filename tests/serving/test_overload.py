@@ -62,8 +62,10 @@ def connect(server: Server) -> socket.socket:
     ("settings", "configuration", "place"),
     [
         ("", "{}", 128),
-        ('traffic={"max_concurrency": 10}', "{}", 10),
-        ("", "{services: {traffic: {max_concurrency: 20}}}", 20),
+        pytest.param('traffic={"max_concurrency": 10}', "{}", 10, marks=pytest.mark.slow),
+        pytest.param(
+            "", "{services: {traffic: {max_concurrency: 20}}}", 20, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_finds_no_place_is_refused_at_once_and_the_rest_is_answered(
@@ -190,6 +192,7 @@ def test_sigterm_under_load_fails_no_request_and_loses_no_logged_row(
         assert set(load.ids) <= set(logged)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_back_while_the_other_answers(
     tmp_path: Path, service: Path, package: Callable[[Task], Path]
 ) -> None:

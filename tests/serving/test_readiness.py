@@ -129,6 +129,7 @@ def test_both_runtimes_pass_the_self_check(task: Task, copy: Callable[[Task], Pa
     assert onnx.scores(rows) == pytest.approx(Model(package).scores(rows), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_no_number_keeps_a_server_from_getting_ready(
     package: Callable[[Task], Path], service: Path
 ) -> None:

@@ -65,11 +65,15 @@ def test_with_nothing_set_it_listens_where_bentoml_says(
     ("arguments", "variables", "settings", "named"),
     [
         ("--host 127.0.0.1 --port {port}", {}, "", "127.0.0.1"),
-        ("--port {port}", {}, "", "0.0.0.0"),
-        ("--port {port} --host ::", {}, "", "[::]"),
+        pytest.param("--port {port}", {}, "", "0.0.0.0", marks=pytest.mark.slow),
+        pytest.param("--port {port} --host ::", {}, "", "[::]", marks=pytest.mark.slow),
         ("", {"BENTOML_PORT": "{port}", "BENTOML_HOST": "127.0.0.1"}, "", "127.0.0.1"),
-        ("--host 127.0.0.1", {"BENTOML_PORT": "{port}"}, "", "127.0.0.1"),
-        ("", {"BENTOML_CONFIG": "configuration.yaml"}, "", "127.0.0.1"),
+        pytest.param(
+            "--host 127.0.0.1", {"BENTOML_PORT": "{port}"}, "", "127.0.0.1", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "", {"BENTOML_CONFIG": "configuration.yaml"}, "", "127.0.0.1", marks=pytest.mark.slow
+        ),
         ("", {}, "http={{'port': {port}}}", "0.0.0.0"),
     ],
 )

@@ -12,7 +12,7 @@ from support import ROOT, commit, run
 
 from modelyard.documents import verify_package
 
-pytestmark = pytest.mark.xdist_group("own-data")
+pytestmark = [pytest.mark.xdist_group("own-data"), pytest.mark.slow]
 GUIDE = ROOT / "docs" / "how-to" / "your-own-data.md"
 
 

@@ -23,8 +23,11 @@ from modelyard.serving.model import Model
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(task, marks=pytest.mark.xdist_group(f"template-{task}"))
-        for task in ("binary", "multiclass", "regression")
+        pytest.param("binary", marks=pytest.mark.xdist_group("template-binary")),
+        *(
+            pytest.param(task, marks=[pytest.mark.xdist_group(f"template-{task}"), pytest.mark.slow])
+            for task in ("multiclass", "regression")
+        ),
     ],
 )
 def task(request: pytest.FixtureRequest) -> str:
@@ -66,6 +69,7 @@ def command(repo: Path, module: str, *arguments: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_example_trains_to_a_package_that_predicts(example: Path, task: str) -> None:
     done = train(example)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -90,12 +94,14 @@ def test_example_trains_to_a_package_that_predicts(example: Path, task: str) -> 
     assert ("class" in prediction) == (task != "regression")
 
 
+@pytest.mark.slow
 def test_example_passes_its_own_tests(example: Path) -> None:
     """Those that a blank start has not, or that read the example; the training is above."""
     row = "tests/test_model.py::test_example_row_fits_the_declared_inputs"
     own_tests(example, "tests/test_data.py", "tests/test_release.py", row)
 
 
+@pytest.mark.slow
 def test_blank_start_passes_its_own_tests(blank: Path, task: str) -> None:
     """All of them for one task: the others differ in the model alone."""
     own_tests(blank, "tests" if task == "binary" else "tests/test_model.py")

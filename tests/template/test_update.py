@@ -89,6 +89,7 @@ def test_nothing_to_update_changes_nothing(repo: Path) -> None:
     assert not run("git", "status", "--short", cwd=repo)
 
 
+@pytest.mark.slow
 def test_a_new_asset_reaches_a_repo_that_was_made_before_it(
     yard: Path, render, tmp_path: Path
 ) -> None:
