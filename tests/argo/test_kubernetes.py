@@ -294,7 +294,10 @@ def test_record_and_lock(cluster: kubernetes.Cluster, monkeypatch: pytest.Monkey
         record.append(event(1, weight=25))
 
 
-@pytest.mark.parametrize("skew", [-3600, 0, 3600])
+@pytest.mark.parametrize(
+    "skew",
+    [pytest.param(-3600, marks=pytest.mark.slow), 0, pytest.param(3600, marks=pytest.mark.slow)],
+)
 def test_a_lease_of_a_dead_pod_is_taken_once_it_is_not_renewed(
     cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch, skew: int
 ) -> None:

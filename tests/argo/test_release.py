@@ -224,6 +224,7 @@ def test_a_prometheus_that_ends_advances_nothing(place: Place) -> None:
     assert max(event.weight for event in place.events()) == 20
 
 
+@pytest.mark.slow
 def test_an_edited_event_ends_the_next_step(place: Place) -> None:
     """Counts that are made to look better do not give the e-values that the record has."""
     controller = place.controller(2)
@@ -252,6 +253,7 @@ def lose_records(place: Place, of: str) -> None:
             del place.api.objects[key]
 
 
+@pytest.mark.slow
 def test_a_record_that_is_lost_takes_nothing_down(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

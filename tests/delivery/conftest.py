@@ -50,7 +50,8 @@ def repo(tmp_path: Path, bento_store: Path) -> Iterator[Repo]:
     repo = Repo(tmp_path / "repo", bento_store)
     yield repo
     repo.end_commands()
-    repo.modelyard("release", "stop", "--env", "local")
+    if any(repo.folder.glob(".modelyard/serving/*/process.json")):
+        repo.modelyard("release", "stop", "--env", "local")
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,9 @@ def test_a_look_is_printed_every_few_seconds_only() -> None:
     assert "v2 is the stable version" in lines[-1]
 
 
-@pytest.mark.parametrize("width", [50, 80, 140])
+@pytest.mark.parametrize(
+    "width", [50, *(pytest.param(width, marks=pytest.mark.slow) for width in (80, 140))]
+)
 @pytest.mark.parametrize("colours", [True, False])
 def test_a_terminal_of_any_width(monkeypatch: pytest.MonkeyPatch, width: int, colours: bool):
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from argo.entry import modelyard
 from delivery.model_repo import POLICY, Repo
 
 from modelyard.delivery.local import FileRecord
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("delivery")
 
 
 def refused(repo: Repo, *arguments: str) -> str:
-    done = repo.modelyard("release", "run", *arguments)
+    done = modelyard(repo.folder, "release", "run", *arguments)
     assert done.returncode == 1 and not list(repo.folder.glob(".modelyard/releases/*.jsonl"))
     return done.stderr
 

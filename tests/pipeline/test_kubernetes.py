@@ -85,6 +85,7 @@ def local(uninterrupted: Trained) -> History:
     return uninterrupted.history
 
 
+@pytest.mark.slow
 def test_two_pods_train_as_two_ranks_of_one_machine(
     remote: Train, cluster: JobController, bucket: Objects, local: History,
     tmp_path: Path, capfd: pytest.CaptureFixture[str],

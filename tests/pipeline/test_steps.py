@@ -33,6 +33,7 @@ def shown(repo: Path, **variables: str) -> dict:
     return yaml.safe_load(printed.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_sizes_of_steps_arrive_in_the_definitions(repo: Path) -> None:
     here, there = shown(repo), shown(repo, **{STEPS: "kubernetes"})
     assert (here["executor"], there["executor"]) == ("in_process", "k8s")

@@ -76,6 +76,7 @@ def test_a_conflict_is_a_failure_that_names_the_file(yard: Path, repo: Path) -> 
     assert run("git", "ls-files", "-u", cwd=repo)
 
 
+@pytest.mark.slow
 def test_an_update_over_uncommitted_work_is_refused(yard: Path, repo: Path) -> None:
     service = repo / "bentos" / "service.py"
     service.write_text("# in the middle of something\n")
@@ -84,6 +85,7 @@ def test_an_update_over_uncommitted_work_is_refused(yard: Path, repo: Path) -> N
     assert service.read_text() == "# in the middle of something\n"
 
 
+@pytest.mark.slow
 def test_nothing_to_update_changes_nothing(repo: Path) -> None:
     update(repo)
     assert not run("git", "status", "--short", cwd=repo)
