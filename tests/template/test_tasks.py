@@ -16,7 +16,7 @@ from pipeline.flights import make_small
 from support import commit
 
 from modelyard.documents import verify_package
-from modelyard.pipeline.evaluation import metrics
+from modelyard.pipeline.evaluation.metrics import metrics
 from modelyard.serving.model import Model
 
 
@@ -49,7 +49,7 @@ def blank(render: Callable[..., Path], task: str, tmp_path_factory: pytest.TempP
 
 def train(repo: Path) -> subprocess.CompletedProcess[str]:
     """The command behind `make train`, but for the registry, which no task changes."""
-    return command(repo, "modelyard.pipeline.materialize", "--assets", "*model_package")
+    return command(repo, "modelyard.pipeline.commands.train", "--assets", "*model_package")
 
 
 def command(repo: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
