@@ -54,7 +54,7 @@ bench: setup ## measurements, as ratios
 	python -m benchmarks.canary --json
 
 golden: setup ## write the rendered YAML anew that tests compare
-	python -m modelyard.delivery.workflows --write
+	python -m modelyard.delivery.manifests.platform --write
 	cd tests/argo/model && modelyard render
 	MODELYARD_GOLDEN=write pytest -q tests/pipeline/test_indexed_job.py
 

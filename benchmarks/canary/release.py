@@ -11,9 +11,9 @@ import numpy as np
 
 from benchmarks.canary.outcome import Outcome
 from benchmarks.canary.traffic import Answers, Served, Traffic
-from modelyard.delivery import machine
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Evidence, Health, Pairs
+from modelyard.delivery.release import decide as machine
 
 # Envoy's bins: two digits of whole milliseconds; an answer of 0 ms is in the first.
 EDGES_MS = np.array([*range(1, 100), *range(100, 1000, 10), *range(1000, 10_001, 100)])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.delivery import cli
+from modelyard.delivery.commands import release as cli
 
 
 @dataclass(frozen=True)

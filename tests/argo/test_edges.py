@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from modelyard.delivery.gates import Block, Trial
+from modelyard.delivery.gates.trial import Block, Trial
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm
 from modelyard.serving import buckets

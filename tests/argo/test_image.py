@@ -24,10 +24,11 @@ from git_server import served
 from packaging.utils import canonicalize_name
 from support import ROOT, commit, run
 
-from modelyard.delivery import api, kubernetes
-from modelyard.delivery.cli import StepName
+from modelyard.delivery.cluster import api
+from modelyard.delivery.cluster import client as kubernetes
+from modelyard.delivery.commands.release import StepName
+from modelyard.delivery.manifests.render import target
 from modelyard.delivery.policy import load_release
-from modelyard.delivery.render import target
 
 pytestmark = [
     pytest.mark.xdist_group("image"),
@@ -46,7 +47,8 @@ print(json.dumps([each.metadata["Name"] for each in found]))
 """
 WITHOUT_BYTECODE = """
 import os, sys
-import modelyard.delivery.cli, modelyard.delivery.kubernetes, modelyard.delivery.progress
+import modelyard.delivery.commands.release, modelyard.delivery.cluster.client
+import modelyard.delivery.reporting.terminal
 import modelyard.delivery.write_back
 known = {m: getattr(m, "__cached__", None) for m in sys.modules.values()}
 print([m.__name__ for m, cached in known.items() if cached and not os.path.exists(cached)])

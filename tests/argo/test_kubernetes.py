@@ -17,8 +17,9 @@ from argo.api_server import LOCATION, stand_in
 from argo.schemas import check
 from support import run
 
-from modelyard.delivery import kubernetes, manifests
-from modelyard.delivery.manifests import Target
+from modelyard.delivery.cluster import client as kubernetes
+from modelyard.delivery.manifests import objects as manifests
+from modelyard.delivery.manifests.objects import Target
 from modelyard.delivery.policy import Kubernetes
 from modelyard.delivery.ports import LockLost, NoAnswer, Routes
 from modelyard.documents import ReleaseEvent, UserError
@@ -258,7 +259,7 @@ def test_predictions_gate_is_refused() -> None:
 
 def test_no_cluster(tmp_path: Path) -> None:
     """In a process of its own: the client reads KUBECONFIG once."""
-    code = "from modelyard.delivery.kubernetes import Cluster; Cluster('default')"
+    code = "from modelyard.delivery.cluster.client import Cluster; Cluster('default')"
     printed = run(sys.executable, "-c", code, cwd=tmp_path, check=False, KUBECONFIG="none")
     assert "UserError: no cluster: " in printed, printed
 

@@ -12,8 +12,9 @@ from argo.entry import Done, modelyard
 from argo.schemas import broken_references, check, documents
 from support import ROOT
 
-from modelyard.delivery import manifests, workflows
-from modelyard.delivery.manifests import Target
+from modelyard.delivery.manifests import objects as manifests
+from modelyard.delivery.manifests import platform as workflows
+from modelyard.delivery.manifests.objects import Target
 
 PLATFORM = ROOT / "argo" / "manifests"
 MODEL = ROOT / "tests" / "argo" / "model"
@@ -42,7 +43,7 @@ def target() -> Target:
 
 
 def test_platform_golden() -> None:
-    """Regenerate with `python -m modelyard.delivery.workflows --write`."""
+    """Regenerate with `python -m modelyard.delivery.manifests.platform --write`."""
     image = f"modelyard-delivery:{manifests.installed_version('modelyard')}"
     generated = workflows.platform_files(image)
     assert {path.name: path.read_text() for path in PLATFORM.glob("*.yaml")} == generated

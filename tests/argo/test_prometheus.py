@@ -20,9 +20,9 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 
+from modelyard.delivery.cluster.prometheus import Prometheus, number, same_edges
 from modelyard.delivery.policy import Metrics
 from modelyard.delivery.ports import Arm, Counts, Routes
-from modelyard.delivery.prometheus import Prometheus, number, same_edges
 
 BINARY = shutil.which("prometheus")
 pytestmark = [

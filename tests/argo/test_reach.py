@@ -14,9 +14,10 @@ import pytest
 from argo.api_server import ApiServer, stand_in
 from argo.test_kubernetes import TARGET
 
-from modelyard.delivery import kubernetes, reach
+from modelyard.delivery.cluster import client as kubernetes
+from modelyard.delivery.cluster import reach
+from modelyard.delivery.cluster.reach import Answer, GatewayReach, answer, gateway_urls, unscraped
 from modelyard.delivery.policy import Kubernetes
-from modelyard.delivery.reach import Answer, GatewayReach, answer, gateway_urls, unscraped
 from modelyard.documents import UserError
 
 HOST = TARGET.host

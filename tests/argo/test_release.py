@@ -19,11 +19,12 @@ from argo.api_server import ApiServer, stand_in
 from argo.test_prometheus import BINARY, Pod, free_port, server, until
 from support import commit, run
 
-from modelyard.delivery import kubernetes, manifests
-from modelyard.delivery.controller import Controller
-from modelyard.delivery.machine import State
-from modelyard.delivery.manifests import Target
+from modelyard.delivery.cluster import client as kubernetes
+from modelyard.delivery.manifests import objects as manifests
+from modelyard.delivery.manifests.objects import Target
 from modelyard.delivery.policy import Kubernetes, Policy
+from modelyard.delivery.release.controller import Controller
+from modelyard.delivery.release.decide import State
 from modelyard.documents import ReleaseEvent, UserError
 
 pytestmark = [
@@ -185,7 +186,7 @@ def written_back(place: Place, folder: Path) -> None:
     (folder / "pyproject.toml").write_text('[project]\nname = "flight-delay"\n')
     commit(folder, "Version 3")
     run("git", "clone", "--quiet", "--bare", folder, origin, cwd=folder)
-    modelyard = [sys.executable, "-m", "modelyard.delivery.cli"]
+    modelyard = [sys.executable, "-m", "modelyard.delivery.commands.release"]
     command = [*modelyard, "release", "write-back", "--env", "production"]
     for said in (
         ": Back to version 2: version 3 was rolled back in production",

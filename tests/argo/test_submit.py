@@ -15,7 +15,7 @@ from argo.entry import Done, modelyard
 from argo.schemas import check
 from support import ROOT
 
-from modelyard.delivery import submit
+from modelyard.delivery.cluster import submit
 from modelyard.documents import UserError
 
 MODEL = ROOT / "tests" / "argo" / "model"

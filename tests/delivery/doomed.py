@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from modelyard.delivery import cli, local
+from modelyard.delivery.commands import release as cli
+from modelyard.delivery.local import servers as local
 from modelyard.delivery.policy import Local
 from modelyard.delivery.ports import Ports, Routes
 from modelyard.documents import ReleaseEvent

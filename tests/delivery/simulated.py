@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from modelyard.delivery import machine
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import (
     Arm,
@@ -22,6 +21,7 @@ from modelyard.delivery.ports import (
     Slice,
     Users,
 )
+from modelyard.delivery.release import decide as machine
 from modelyard.documents import ReleaseEvent
 
 BEGAN = 1_790_000_000.0

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from modelyard.delivery.controller import Controller, Unchanged
-from modelyard.delivery.local import FileRecord
-from modelyard.delivery.machine import Provenance, State
+from modelyard.delivery.local.servers import FileRecord
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Health, LockLost, Pairs, Ports, Routes
+from modelyard.delivery.release.controller import Controller, Unchanged
+from modelyard.delivery.release.decide import Provenance, State
 from modelyard.documents import ReleaseEvent, UserError, stable_version
 
 ENOUGH = 40
@@ -410,7 +410,7 @@ def test_what_goes_well_while_a_person_is_waited_for_is_written_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a fault that begins meanwhile is a block of its own."""
-    monkeypatch.setattr("modelyard.delivery.controller._WATCHED_S", 0.0)
+    monkeypatch.setattr("modelyard.delivery.release.controller._WATCHED_S", 0.0)
     released(tmp_path)
     record = FileRecord(tmp_path)
     running = controller(World(), record)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from modelyard.delivery import machine
-from modelyard.delivery.harm import HIGHEST, Outlook
+from modelyard.delivery.gates.harm_budget import HIGHEST, Outlook
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Evidence, Health, Pairs
+from modelyard.delivery.release import decide as machine
 
 
 def outlook(**given: float) -> Outlook:

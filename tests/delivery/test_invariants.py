@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelyard.delivery import machine
-from modelyard.delivery.machine import Action, State, decide
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Evidence, Health, Pairs
+from modelyard.delivery.release import decide as machine
+from modelyard.delivery.release.decide import Action, State, decide
 from modelyard.documents import ReleaseEvent, UserError
 
 READY = Health(status="ready")

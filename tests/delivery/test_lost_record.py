@@ -9,11 +9,11 @@ from delivery.test_controller import POLICY, Fatal, Killed, World, controller, r
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelyard.delivery.controller import Controller, Unchanged
-from modelyard.delivery.local import FileRecord
+from modelyard.delivery.local.servers import FileRecord
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Health, Routes
-from modelyard.delivery.shares import Kept, Unexplained
+from modelyard.delivery.release.controller import Controller, Unchanged
+from modelyard.delivery.release.shares import Kept, Unexplained
 from modelyard.documents import UserError
 
 HASTY = Policy.model_validate(

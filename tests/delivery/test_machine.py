@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from modelyard.delivery import machine
-from modelyard.delivery.counts import Block
-from modelyard.delivery.gates import Trial
-from modelyard.delivery.machine import Action, State, decide
+from modelyard.delivery.evidence.differences import Block
+from modelyard.delivery.gates.trial import Trial
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm, Counts, Evidence, Health, Pairs
+from modelyard.delivery.release import decide as machine
+from modelyard.delivery.release.decide import Action, State, decide
 
 READY, GONE = Health(status="ready"), Health(status="absent", detail="gone")
 STARTING, FAILED = Health(status="starting"), Health(status="failed", detail="boom")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from modelyard.delivery.prediction_log import PredictionLog, Request
+from modelyard.delivery.local.prediction_log import PredictionLog, Request
 from modelyard.documents.signature import Category, Number, Signature
 
 ROWS = [

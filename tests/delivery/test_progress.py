@@ -15,14 +15,15 @@ from delivery import simulated
 from delivery.simulated import BEGAN, SETTINGS, Candidate, record
 from rich.console import Console
 
-from modelyard.delivery import machine, progress
-from modelyard.delivery.cli import _ctrl_c
-from modelyard.delivery.history import summary
+from modelyard.delivery.commands.release import _ctrl_c
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Evidence, Health
-from modelyard.delivery.progress import Progress
-from modelyard.delivery.status import Status, outcome, show, status
-from modelyard.delivery.words import happened
+from modelyard.delivery.release import decide as machine
+from modelyard.delivery.reporting import terminal as progress
+from modelyard.delivery.reporting.format import happened
+from modelyard.delivery.reporting.status import Status, outcome, show, status
+from modelyard.delivery.reporting.summary import summary
+from modelyard.delivery.reporting.terminal import Progress
 from modelyard.documents import ReleaseEvent
 
 READY = Health(status="ready")

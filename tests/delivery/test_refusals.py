@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 from delivery.model_repo import POLICY, Repo
 
-from modelyard.delivery.local import FileRecord
-from modelyard.delivery.machine import begin
+from modelyard.delivery.local.replay import read_traffic
+from modelyard.delivery.local.servers import FileRecord
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.replay import read_traffic
+from modelyard.delivery.release.decide import begin
 from modelyard.documents import UserError, read_record
 
 pytestmark = pytest.mark.xdist_group("delivery")

@@ -9,9 +9,9 @@ import pytest
 from delivery.conftest import package
 from delivery.model_repo import POLICY, Repo
 
-from modelyard.delivery.envoy import ARM_HEADER
-from modelyard.delivery.predictions import SHADOW_ID
-from modelyard.delivery.shadow import past_requests
+from modelyard.delivery.local.envoy.process import ARM_HEADER
+from modelyard.delivery.local.predictions import SHADOW_ID
+from modelyard.delivery.local.shadow_replay import past_requests
 
 pytestmark = pytest.mark.xdist_group("delivery")
 

@@ -157,7 +157,7 @@ def _go_back(git: Git, last: ReleaseEvent) -> bool:
     path.write_text(reverted(text, last.stable, _digest(git, last.stable)))
     release = load_release(path)  # a person must not get a broken file to merge
     if (git.work / _MANIFESTS).is_dir():
-        from modelyard.delivery.render import write_manifests
+        from modelyard.delivery.manifests.render import write_manifests
 
         names = [name for name, e in release.environments.items() if isinstance(e, Kubernetes)]
         model = project_name(git.work / "pyproject.toml")
