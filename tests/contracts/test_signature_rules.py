@@ -19,11 +19,12 @@ from modelyard.documents import Signature, UserError
 from modelyard.documents.signature import Category, Input, Number
 from modelyard.pipeline.arrays import encode
 from modelyard.pipeline.frames import write_features
-from modelyard.serving import arrow
-from modelyard.serving.batch_source import Source
-from modelyard.serving.encoding import Encoder
-from modelyard.serving.parsing import Parser, Refusal
-from modelyard.serving.rows import ARROW, JSON
+from modelyard.serving.batch.source import Source
+from modelyard.serving.codec import arrow_codec
+from modelyard.serving.codec.decode import Parser
+from modelyard.serving.codec.errors import Refusal
+from modelyard.serving.codec.types import ARROW, JSON
+from modelyard.serving.codec.validation import Encoder
 
 REFUSED = "refused"
 FLOAT32_MAX = 3.4028234663852886e38
@@ -166,7 +167,7 @@ def _encoder(case: Case, folder: Path) -> Any:
 
 def _arrow(case: Case, folder: Path) -> Any:
     signature = _signature(case.given)
-    body = arrow.write({"x": _array(case)})  # pyrefly: ignore[bad-argument-type]
+    body = arrow_codec.write({"x": _array(case)})  # pyrefly: ignore[bad-argument-type]
     inputs = Parser(signature, 10).parse(ARROW, body)
     return _only(signature, inputs.numbers, inputs.categories)
 
@@ -175,7 +176,7 @@ def _batch(case: Case, folder: Path) -> Any:
     signature = _signature(case.given)
     pq.write_table(pa.table({"x": _array(case)}), folder / "rows.parquet")
     (table,) = Source(folder / "rows.parquet", signature).tables(10)
-    numbers, categories, errors = arrow.encode(table, signature, Encoder(signature))
+    numbers, categories, errors = arrow_codec.encode(table, signature, Encoder(signature))
     if errors:
         raise Refusal(422, errors[0].message)
     return _only(signature, numbers, categories)
