@@ -7,7 +7,8 @@ import pytest
 
 from modelyard.documents import Signature
 from modelyard.documents.signature import Category, Number
-from modelyard.serving.encoding import MOST_ERRORS, Encoder
+from modelyard.serving.codec.errors import MOST_ERRORS
+from modelyard.serving.codec.validation import Encoder
 
 ENCODER = Encoder(
     Signature(

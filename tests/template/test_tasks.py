@@ -17,7 +17,7 @@ from support import commit
 
 from modelyard.documents import verify_package
 from modelyard.pipeline.evaluation.metrics import metrics
-from modelyard.serving.model import Model
+from modelyard.serving.inference.model import Model
 
 
 @pytest.fixture(

@@ -1,7 +1,7 @@
 """The BentoML service around one model package.
 
 BentoML brings the server, workers, `/livez`, `/readyz` and `/metrics`, the Bento and the
-image. The routes of the model are answered in front of its middleware (see `door`).
+image. The routes of the model are answered in front of its middleware (see `api`).
 """
 
 import asyncio
@@ -19,23 +19,24 @@ from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
 
 from modelyard.documents import UserError
-from modelyard.serving import buckets, openapi
-from modelyard.serving.admission import (
+from modelyard.serving.api import openapi
+from modelyard.serving.api.limits import (
     BODY_S,
     DRAINING_BODY_S,
     MOST,
     Admission,
     most_waiting,
 )
-from modelyard.serving.drain import drain_s, on_sigterm
-from modelyard.serving.image import serving_image
+from modelyard.serving.app.drain import drain_s, on_sigterm
+from modelyard.serving.bentoml_compat.image import serving_image
+from modelyard.serving.bentoml_compat.supervisor import supervise
+from modelyard.serving.codec.types import Prediction, Row
+from modelyard.serving.observability import buckets
 from modelyard.serving.package import Package, find_package
-from modelyard.serving.rows import Prediction, Row
-from modelyard.serving.supervisor import supervise
 
 if TYPE_CHECKING:
-    from modelyard.serving.model import Model
-    from modelyard.serving.predictor import Predictor
+    from modelyard.serving.inference.model import Model
+    from modelyard.serving.inference.predictor import Predictor
 
 ENVIRONMENT = {
     "BENTOML_DO_NOT_TRACK": "True",
@@ -87,7 +88,7 @@ class ModelService:
     @bentoml.on_startup
     async def _start(self) -> None:
         """In the worker, before it listens: load the model and have it score once."""
-        from modelyard.serving.predictor import Predictor
+        from modelyard.serving.inference.predictor import Predictor
 
         settings = _settings(self.bento_service.name)  # pyrefly: ignore[missing-attribute]
         traffic = settings["traffic"]
@@ -204,14 +205,15 @@ class _Service(bentoml.Service):
     """Adds the model's routes to BentoML's OpenAPI document, which leaves out mounted apps."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """BentoML's app behind the door.
+        """BentoML's app behind the model's routes.
 
         Middleware that a team asked for (its own, CORS, access log, tracing that samples)
         holds for the model's routes, too.
         """
-        from modelyard.serving.door import App, Door, Routes, refusal
-        from modelyard.serving.endpoints import bounded
-        from modelyard.serving.protocol import install
+        from modelyard.serving.api.dispatch import App, Dispatch
+        from modelyard.serving.api.routes import Routes, refusal
+        from modelyard.serving.bentoml_compat.endpoints import bounded
+        from modelyard.serving.bentoml_compat.protocol import install
 
         app: Any = super().to_asgi(is_main)
         prefix = (self.path_prefix or "").rstrip("/")
@@ -222,7 +224,7 @@ class _Service(bentoml.Service):
         # Middleware that was asked for would miss the refusals.
         install(f"{prefix}/predict", None if asked else refusal)
         app.user_middleware = [bounded(middleware) for middleware in app.user_middleware]
-        return Door(app, routes, prefix)
+        return Dispatch(app, routes, prefix)
 
     @property
     def openapi_spec(self) -> Any:

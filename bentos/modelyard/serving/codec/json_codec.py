@@ -1,14 +1,13 @@
-"""From the body of a request to arrays, through the signature.
+"""JSON rows and JSON columns, through the signature, to arrays and back.
 
-Three forms: JSON rows, JSON columns, and an Arrow stream. Each has a fast way for what
-fits the signature. What does not is looked at again slowly, to say what is wrong with
-which field of which row.
+There is a fast way for what fits the signature. What does not is looked at again slowly, to
+say what is wrong with which field of which row.
 """
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from operator import attrgetter
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -16,50 +15,20 @@ from pydantic_core import from_json
 
 from modelyard.documents import Signature
 from modelyard.documents.signature import Input, Number
-from modelyard.serving.encoding import FLOAT32_MAX, MOST_ERRORS, Encoder
-from modelyard.serving.rows import ARROW, JSON, Row, RowError
+from modelyard.serving.codec.errors import Refusal, RowError, check_count, refuse_errors
+from modelyard.serving.codec.types import Form, Row
+from modelyard.serving.codec.validation import FLOAT32_MAX, Encoder
 
-Form = Literal["rows", "columns", "arrow"]
-
-
-class Refusal(Exception):
-    """An answer that is not 200: its status, its text, and the fields it is about."""
-
-    def __init__(self, status: int, error: str, errors: list[RowError] | None = None) -> None:
-        super().__init__(error)
-        self.status = status
-        self.errors = errors or []
+Decoded = tuple[np.ndarray, np.ndarray, Form]
+"""numbers float32 [N, n], categories int64 [N, c], and the form that the rows had"""
 
 
-class Inputs(NamedTuple):
-    """The rows of one request, which fit the signature."""
+class JsonDecoder:
+    """The JSON bodies of one signature; its decoders are compiled once."""
 
-    numbers: np.ndarray
-    """float32 [N, n]"""
-    categories: np.ndarray
-    """int64 [N, c]"""
-    form: Form
-    body: bytes
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def rows(self) -> list[Row]:
-        if self.form == "arrow":
-            from modelyard.serving.arrow import to_rows
-
-            return to_rows(self.body)
-        content = from_json(self.body)
-        return content["rows"] if self.form == "rows" else _transposed(content["columns"])
-
-
-class Parser:
-    """The bodies of one signature; its decoders are compiled once."""
-
-    def __init__(self, signature: Signature, max_rows: int) -> None:
-        self.encoder = Encoder(signature)
-        self.max_rows = max_rows
-        self._signature = signature
+    def __init__(self, signature: Signature, encoder: Encoder, max_rows: int) -> None:
+        self._encoder = encoder
+        self._max_rows = max_rows
         self._width = len(signature.inputs)
         places = {f"f{place}": given for place, given in enumerate(signature.inputs)}
         names = {place: given.name for place, given in places.items()}
@@ -74,34 +43,27 @@ class Parser:
         self._rows = _decoder("rows", list[row])
         self._columns = _decoder("columns", _struct(places, names, of=list))
 
-    def parse(self, kind: str, body: bytes) -> Inputs:
-        """The rows of a body of this content type.
-
-        Raises:
-            Refusal: what is wrong with it.
+    def decode(self, body: bytes) -> Decoded:
         """
-        if kind == JSON:
-            return self._parse_rows(body) or self._parse_columns(body) or self._explain(body)
-        if kind == ARROW:
-            from modelyard.serving.arrow import read
+        Raises:
+            Refusal: what is wrong with the body.
+        """
+        return self._decode_rows(body) or self._decode_columns(body) or self._explain(body)
 
-            return Inputs(*read(body, self._signature, self.encoder, self.max_rows), "arrow", body)
-        raise Refusal(415, f"content-type: {JSON} or {ARROW} is wanted, not {kind[:100]}")
-
-    def _parse_rows(self, body: bytes) -> Inputs | None:
+    def _decode_rows(self, body: bytes) -> Decoded | None:
         try:
             rows = self._rows.decode(body).rows
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
         count = len(rows)
         # A key brings a colon. More of them than keys: one stands twice, or in a string.
-        if not 0 < count <= self.max_rows or body.count(b":") != 1 + count * self._width:
+        if not 0 < count <= self._max_rows or body.count(b":") != 1 + count * self._width:
             return None
         numbers = np.array([*map(self._numbers, rows)], dtype=np.float32)
         columns = zip(*map(self._categories, rows), strict=True)
-        return Inputs(numbers, self._encoded(count, columns), "rows", body)
+        return numbers, self._encoded(count, columns), "rows"
 
-    def _parse_columns(self, body: bytes) -> Inputs | None:
+    def _decode_columns(self, body: bytes) -> Decoded | None:
         try:
             columns = self._columns.decode(body).columns
         except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -109,14 +71,14 @@ class Parser:
         numbers, categories = self._numbers(columns), self._categories(columns)
         counts = {len(column) for column in (*numbers, *categories)}
         count = next(iter(counts))
-        if len(counts) > 1 or not 0 < count <= self.max_rows:
+        if len(counts) > 1 or not 0 < count <= self._max_rows:
             return None
         if body.count(b":") != 1 + self._width:
             return None
         values = np.empty((count, len(numbers)), dtype=np.float32)
         for place, column in enumerate(numbers):
             values[:, place] = np.array(column, dtype=np.float32)  # None becomes NaN
-        return Inputs(values, self._encoded(count, categories), "columns", body)
+        return values, self._encoded(count, categories), "columns"
 
     def _encoded(self, count: int, categories: Iterable[Collection[Any]]) -> np.ndarray:
         """int64 [N, c] of columns of values."""
@@ -127,7 +89,7 @@ class Parser:
         whole = np.array(codes, dtype=np.int64).reshape(len(codes), count)
         return np.ascontiguousarray(whole.T)
 
-    def _explain(self, body: bytes) -> Inputs:
+    def _explain(self, body: bytes) -> Decoded:
         """Parse slowly, to say what is wrong; it may also be right, but unusual.
 
         Raises:
@@ -143,13 +105,13 @@ class Parser:
         if name := _repeated_key(body, objects):
             raise Refusal(400, f"the key {name[:100]!r} stands twice in one object")
         rows = self._rows_of(given) if form == "columns" else given
-        check_count(len(rows), self.max_rows)
-        refuse_errors(self.encoder.errors(rows))
-        return Inputs(*self.encoder.encode(rows), form, body)
+        check_count(len(rows), self._max_rows)
+        refuse_errors(self._encoder.errors(rows))
+        return *self._encoder.encode(rows), form
 
     def _rows_of(self, columns: dict[str, Any]) -> list[Row]:
         """The rows of columns of this signature, lists as long as one another."""
-        refuse_errors(self.encoder.wrong_names(0, columns))
+        refuse_errors(self._encoder.wrong_names(0, columns))
         lists = {name: column for name, column in columns.items() if type(column) is list}
         refuse_errors([RowError(0, n, "must be an array") for n in columns if n not in lists])
         first, *others = lists
@@ -161,8 +123,14 @@ class Parser:
                 if len(lists[n]) != length
             ]
         )
-        check_count(length, self.max_rows)
+        check_count(length, self._max_rows)
         return _transposed(lists)
+
+
+def to_rows(body: bytes, form: Form) -> list[Row]:
+    """The rows of a body that has been decoded before."""
+    content = from_json(body)
+    return content["rows"] if form == "rows" else _transposed(content["columns"])
 
 
 def _form(content: Any) -> tuple[Form, Any]:
@@ -173,25 +141,6 @@ def _form(content: Any) -> tuple[Form, Any]:
             return "columns", content["columns"]
     wanted = 'an object with the one key "rows", a list, or "columns", an object'
     raise Refusal(400, f"the body must be {wanted}")
-
-
-def check_count(rows: int, most: int) -> None:
-    if not rows:
-        raise Refusal(422, "no rows: send at least one")
-    if rows > most:
-        raise Refusal(413, f"{rows} rows: send at most {most} in one request")
-
-
-def refuse_errors(errors: list[RowError]) -> None:
-    """
-    Raises:
-        Refusal: there are errors.
-    """
-    if errors:
-        row, field, message = errors[0]
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        text = f"row {row}: {field}{': ' if field else ''}{message}{more}"
-        raise Refusal(422, text, errors[:MOST_ERRORS])
 
 
 def _decoder(key: str, value: Any) -> Any:

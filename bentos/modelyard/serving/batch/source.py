@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from modelyard.documents import Signature, UserError
-from modelyard.serving.arrow import without_views, wrong_types
+from modelyard.serving.codec.arrow_codec import without_views, wrong_types
 
 BUFFER_BYTES = 2**20
 Batches = tuple[pa.Schema, Iterator[pa.RecordBatch]]

@@ -9,18 +9,18 @@ import base64
 import hashlib
 import zipfile
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-import modelyard.documents
-import modelyard.serving
 from modelyard.documents import UserError
-from modelyard.serving.hashes import SHIPPED
+from modelyard.serving.bento.hashes import SHIPPED
 
-ROOMS = {"documents": modelyard.documents, "serving": modelyard.serving}
+PACKAGES = ("documents", "serving")
+"""of modelyard, which a server imports"""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -59,9 +59,9 @@ def write_wheel(folder: Path) -> Path:
     distribution = metadata.distribution("modelyard")
     stem = f"modelyard-{distribution.version}"
     files = {
-        f"modelyard/{room}/{path.relative_to(root).as_posix()}": path.read_bytes()
-        for room, module in ROOMS.items()
-        for root in map(Path, module.__path__)
+        f"modelyard/{package}/{path.relative_to(root).as_posix()}": path.read_bytes()
+        for package in PACKAGES
+        for root in _folders(package)
         for path in sorted(root.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts and path != SHIPPED
     }
@@ -80,6 +80,12 @@ def write_wheel(folder: Path) -> Path:
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(entry, data)
     return wheel
+
+
+def _folders(package: str) -> list[Path]:
+    found = find_spec(f"modelyard.{package}")
+    assert found and found.submodule_search_locations, package
+    return [*map(Path, found.submodule_search_locations)]
 
 
 def _digest(data: bytes) -> str:

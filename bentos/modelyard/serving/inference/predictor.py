@@ -15,14 +15,16 @@ import numpy as np
 from pydantic_core import to_json
 
 from modelyard.documents import UserError
-from modelyard.serving import arrow, memory
-from modelyard.serving.batching import Batcher
-from modelyard.serving.metrics import Metrics
-from modelyard.serving.model import Model
+from modelyard.serving.codec import arrow_codec
+from modelyard.serving.codec.decode import Inputs, Parser
+from modelyard.serving.codec.errors import Refusal
+from modelyard.serving.codec.types import ARROW, JSON, Prediction, Row
+from modelyard.serving.inference.microbatch import Batcher
+from modelyard.serving.inference.model import Model
+from modelyard.serving.observability import memory
+from modelyard.serving.observability.metrics import Metrics
+from modelyard.serving.observability.prediction_log import FLUSH_S, Entry, PredictionLog
 from modelyard.serving.package import Package
-from modelyard.serving.parsing import Inputs, Parser, Refusal
-from modelyard.serving.prediction_log import FLUSH_S, Entry, PredictionLog
-from modelyard.serving.rows import ARROW, JSON, Prediction, Row
 
 THREAD_BYTES = 256 * 1024
 """a body longer than this is parsed in a thread, so that the loop can answer others"""
@@ -130,7 +132,7 @@ class Predictor:
     def _encoded(self, inputs: Inputs, told: Any) -> tuple[str, bytes]:
         """The answer has the form of the request."""
         if inputs.form == "arrow":
-            return ARROW, arrow.write(told)
+            return ARROW, arrow_codec.write(told)
         name = "predictions" if inputs.form == "rows" else "columns"
         answer = {name: told, "version": self._version}
         try:

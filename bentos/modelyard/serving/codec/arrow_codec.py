@@ -11,9 +11,15 @@ from flatbuffers.table import Table
 
 from modelyard.documents import Signature
 from modelyard.documents.signature import Category, Number
-from modelyard.serving.encoding import MOST_ERRORS, Encoder
-from modelyard.serving.parsing import Refusal, check_count, refuse_errors
-from modelyard.serving.rows import Row, RowError
+from modelyard.serving.codec.errors import (
+    MOST_ERRORS,
+    Refusal,
+    RowError,
+    check_count,
+    refuse_errors,
+)
+from modelyard.serving.codec.types import Row
+from modelyard.serving.codec.validation import Encoder
 
 _RECORD_BATCH, _DICTIONARY_BATCH = 3, 2
 """MessageHeader of Arrow's format/Message.fbs"""

@@ -17,7 +17,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
 from modelyard.documents import UserError
-from modelyard.serving.image import TORCH_BACKEND
+from modelyard.serving.bentoml_compat.image import TORCH_BACKEND
 
 SHIPPED = Path(__file__).with_name("hashes.txt")
 _REQUIREMENT = re.compile(r"([\w.-]+==[^\s;]+)[^\n]*\n((?: +--hash=sha256:[0-9a-f]{64}.*\n?)+)")

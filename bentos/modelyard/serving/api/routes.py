@@ -1,8 +1,7 @@
-"""`/predict` and `/model` as a bare ASGI app, in front of BentoML's.
+"""`POST /predict` and `GET /model` as a bare ASGI app.
 
-BentoML's middleware costs several times what a prediction does (docs/decisions/0030), so a
-request of these two routes does not pass through it. What it would have done for them is
-done here: metrics, readiness, a bound on what waits. All else is BentoML's.
+What BentoML's middleware would have done for them is done here: metrics, readiness, a bound on
+what waits (see `dispatch`).
 """
 
 import asyncio
@@ -10,46 +9,51 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import bentoml
 from pydantic_core import to_json
 
-from modelyard.serving.admission import LATE, MOST_BUFFERED, Admission
-from modelyard.serving.encoding import RowError
-from modelyard.serving.parsing import JSON, Refusal
-
-if TYPE_CHECKING:
-    from modelyard.serving.app import ModelService
+from modelyard.serving.api.limits import LATE, MOST_BUFFERED, Admission
+from modelyard.serving.codec.errors import Refusal, RowError
+from modelyard.serving.codec.types import JSON
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 RETRY_AFTER_S = 1
 
 logger = logging.getLogger("bentoml.modelyard")
 
 
-class Door:
-    """The model's own routes to `routes`, everything else to BentoML's app."""
+class RequestMetrics(Protocol):
+    def answered(self, code: int, seconds: float) -> None: ...
 
-    def __init__(self, bento: App, routes: App, prefix: str) -> None:
-        self._bento = bento
-        self._routes = routes
-        self._own = frozenset((f"{prefix}/predict", f"{prefix}/model"))
-        self._metrics = f"{prefix}/metrics"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._bento(scope, receive, send)
-        elif scope["path"] in self._own:
-            await self._routes(scope, receive, send)
-        else:
-            if scope["path"] == self._metrics:
-                _service().flush_metrics()
-            await self._bento(scope, receive, send)
+class Answers(Protocol):
+    """Who turns a body into predictions, and counts the answers."""
+
+    @property
+    def metrics(self) -> RequestMetrics: ...
+    async def answer(self, kind: str, body: bytes, request_id: str) -> tuple[str, bytes]: ...
+
+
+class Worker(Protocol):
+    """What these routes ask of the service of this process."""
+
+    problem: str
+    """why it is not ready; empty if it is"""
+    draining: bool
+    admission: Admission
+    version_header: tuple[bytes, bytes]
+
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def predictor(self) -> Answers | None: ...
+    def describe(self) -> dict[str, Any]: ...
+    def flush_metrics(self) -> None: ...
 
 
 class Routes:
@@ -60,7 +64,7 @@ class Routes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
-        service = _service()
+        service = worker()
         kind, coding, given = _asked(scope["headers"])
         request_id = _request_id(given)
         predict, status = scope["path"] == self._predict, 200
@@ -104,7 +108,7 @@ def refusal(headers: list[tuple[bytes, bytes]]) -> bytes | None:
 
     It is what `Routes` would send, for a fifth of the time.
     """
-    service = _service()
+    service = worker()
     if service.predictor is None or service.problem or service.draining:
         return None
     size, given = 0, b""
@@ -130,7 +134,7 @@ def refusal(headers: list[tuple[bytes, bytes]]) -> bytes | None:
 
 
 async def _predictions(
-    service: "ModelService", kind: str, request_id: str, receive: Receive
+    service: Worker, kind: str, request_id: str, receive: Receive
 ) -> tuple[str, bytes]:
     """Content type and body of the answer.
 
@@ -175,7 +179,7 @@ def _check_coding(coding: str) -> None:
         raise Refusal(415, f"content-encoding: send the body plain, not as {coding[:100]}")
 
 
-async def _body(service: "ModelService", receive: Receive) -> bytes:
+async def _body(service: Worker, receive: Receive) -> bytes:
     reading, task = service.admission.reading, asyncio.current_task()
     reading[task] = time.monotonic()
     try:
@@ -193,9 +197,7 @@ async def _body(service: "ModelService", receive: Receive) -> bytes:
         del reading[task]
 
 
-async def _rest(
-    body: bytes, message: dict[str, Any], receive: Receive, service: "ModelService"
-) -> bytes:
+async def _rest(body: bytes, message: dict[str, Any], receive: Receive, service: Worker) -> bytes:
     """The whole of a body that comes in parts. Meanwhile it holds no place, but memory."""
     content, admission = bytearray(body), service.admission
     admission.buffered += len(content)
@@ -234,7 +236,7 @@ async def _send(
     await send({"type": "http.response.body", "body": body})
 
 
-def _service() -> "ModelService":
+def worker() -> Worker:
     return bentoml.get_current_service()
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from modelyard.documents import Signature, UserError, verify_package
-from modelyard.serving.encoding import Encoder
-from modelyard.serving.rows import Prediction, Row
-from modelyard.serving.runtime import load_graph
+from modelyard.serving.codec.types import Prediction, Row
+from modelyard.serving.codec.validation import Encoder
+from modelyard.serving.inference.runtime import load_graph
 
 SELF_CHECK_ROWS = 256
 TOLERANCE = 1e-4

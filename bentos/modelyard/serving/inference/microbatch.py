@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from modelyard.serving.metrics import Metrics
-from modelyard.serving.parsing import Inputs
-from modelyard.serving.runtime import Graph
+from modelyard.serving.codec.decode import Inputs
+from modelyard.serving.inference.runtime import Graph
+from modelyard.serving.observability.metrics import Metrics
 
 MOST_ROWS = 4096
 """in one batch; a request with more is a batch of its own"""

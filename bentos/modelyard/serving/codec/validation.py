@@ -8,10 +8,10 @@ import numpy as np
 
 from modelyard.documents import Signature
 from modelyard.documents.signature import Category, Input, Number
-from modelyard.serving.rows import Row, RowError
+from modelyard.serving.codec.errors import MOST_ERRORS, RowError
+from modelyard.serving.codec.types import Row
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-MOST_ERRORS = 100
 MOST_VALUES = 20
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 """as JSON's readers write them"""

@@ -1,22 +1,17 @@
-"""Scores the rows of a file: `python -m modelyard.serving.batch PACKAGE INPUT OUTPUT`.
+"""Scores the rows of a file.
 
 Rows are checked as those of a request are, a bounded number at a time. OUTPUT (Parquet) has
 the columns of INPUT, and `row`, `score`, `class`, `version` and `package`; what does not fit
 the signature goes to the quarantine, with the `reason`. Both files appear whole, or not at all.
 """
 
-import argparse
 import hashlib
-import json
 import os
-import signal
-import sys
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,16 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modelyard.documents import UserError
-from modelyard.serving import arrow
-from modelyard.serving.batch_source import FORMATS, Source
-from modelyard.serving.model import Model
+from modelyard.serving.batch.source import Source
+from modelyard.serving.codec import arrow_codec
+from modelyard.serving.inference.model import Model
 from modelyard.serving.package import Package, read_package
 
 BATCH_ROWS = 2**14
 MOST_THREADS = 4
 """more would wait for the one that reads and writes"""
 MAX_QUARANTINED_SHARE = 0.01
-PROGRESS_S = 1.0
 
 Made = TypeVar("Made")
 
@@ -87,7 +81,7 @@ class Scorer:
             UserError: a score is no finite number.
         """
         model, count = self._model, table.num_rows
-        numbers, categories, errors = arrow.encode(
+        numbers, categories, errors = arrow_codec.encode(
             table, self._package.signature, model.encoder, count
         )
         table = table.add_column(0, "row", pa.array(np.arange(start, start + count)))
@@ -246,66 +240,3 @@ def _temporary(*paths: Path) -> Iterator[list[Path]]:
         for path in new:
             with suppress(OSError):
                 path.unlink()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m modelyard.serving.batch", description=__doc__)
-    parser.add_argument("package", type=Path, help="folder of a model package")
-    parser.add_argument("input", type=Path, help=f"{', '.join(FORMATS)}, or a folder of them")
-    parser.add_argument("output", type=Path, help="Parquet file, .parquet")
-    parser.add_argument(
-        "--quarantine", type=Path, help="Parquet file; default: OUTPUT's with .quarantine.parquet"
-    )
-    parser.add_argument(
-        "--max-quarantined-share", type=share, default=MAX_QUARANTINED_SHARE, metavar="S",
-        help=f"of the rows; above it nothing is scored (default: {MAX_QUARANTINED_SHARE})",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the counts as one line")
-    options = parser.parse_args(arguments)
-    quarantine = options.quarantine or options.output.with_suffix(".quarantine.parquet")
-    began = time.monotonic()
-    try:
-        counts = score(
-            options.package, options.input, options.output, quarantine,
-            options.max_quarantined_share, _Progress(),
-        )  # fmt: skip
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    if options.json:
-        print(json.dumps(asdict(counts)))
-        return 0
-    took = time.monotonic() - began
-    print(f"{counts.scored:,} rows scored in {took:.1f} s: {options.output}")
-    if counts.quarantined:
-        print(f"{counts.quarantined:,} do not fit the signature: {quarantine} ({counts.reason})")
-    return 0
-
-
-class _Progress:
-    """A line a few seconds, for who waits at a terminal."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
-
-    def __call__(self, counts: Counts) -> None:
-        now = time.monotonic()
-        if sys.stderr.isatty() and now - self._last >= PROGRESS_S:
-            self._last = now
-            rate = counts.read / (now - self._began)
-            print(f"{counts.read:,} rows, {rate:,.0f} a second", file=sys.stderr)
-
-
-def share(text: str) -> float:
-    if not 0 <= (found := float(text)) <= 1:
-        raise ValueError
-    return found
-
-
-if __name__ == "__main__":
-    # A scheduler's stop takes the temporary files along, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    sys.exit(main())

@@ -23,8 +23,8 @@ from pydantic_core import from_json
 
 from modelyard.documents import Signature, UserError
 from modelyard.documents.signature import Number
-from modelyard.serving import memory
-from modelyard.serving.parsing import Form
+from modelyard.serving.codec.types import Form
+from modelyard.serving.observability import memory
 
 CAPACITY = 100_000
 """rows that may wait for the writer"""
@@ -255,13 +255,13 @@ class _Tables:
     def _inputs(self, form: Form, bodies: list[bytes]) -> list[pa.Array]:
         """Struct arrays of the rows of bodies that fit the signature."""
         if form == "arrow":
-            from modelyard.serving import arrow
+            from modelyard.serving.codec import arrow_codec
 
             tables = [pa.ipc.open_stream(body).read_all().select(self._names) for body in bodies]
             return [
                 batch.to_struct_array().cast(self._row, safe=False)
                 for table in tables
-                for batch in table.cast(arrow.without_views(table.schema)).to_batches()
+                for batch in table.cast(arrow_codec.without_views(table.schema)).to_batches()
             ]
         lines = b"\n".join(bodies)
         if lines.count(b"\n") >= len(bodies) or b"\r" in lines:  # a body may have lines of its own

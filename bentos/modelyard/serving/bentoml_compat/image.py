@@ -49,7 +49,7 @@ COPY --from=install --chown=root:root /app /app
 RUN rm -rf /usr/bin/pip* /usr/local/bin/pip* && \\
     find /usr/lib/python3* /usr/local/lib/python3* -maxdepth 2 -regextype posix-extended \\
     -regex '.*/(ensurepip|(pip|setuptools|wheel)(-.*)?|pkg_resources)' -exec rm -rf {} + ; \\
-    python -c 'import modelyard.serving.door, modelyard.serving.predictor' && \\
+    python -c 'import modelyard.serving.api.routes, modelyard.serving.inference.predictor' && \\
     bentoml serve --help > /dev/null && rm -rf "$BENTOML_HOME\""""
 
 

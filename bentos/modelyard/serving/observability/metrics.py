@@ -24,8 +24,8 @@ from prometheus_client import (
 )
 
 from modelyard.documents import Signature
-from modelyard.serving import buckets
-from modelyard.serving.rows import Prediction
+from modelyard.serving.codec.types import Prediction
+from modelyard.serving.observability import buckets
 
 
 class Tally:

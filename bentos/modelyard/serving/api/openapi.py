@@ -4,7 +4,7 @@ from typing import Any
 
 from modelyard.documents import Signature
 from modelyard.documents.signature import Input, Number
-from modelyard.serving.rows import ARROW, JSON
+from modelyard.serving.codec.types import ARROW, JSON
 
 SCHEMAS = "#/components/schemas/"
 REQUEST_ID = {

@@ -1,0 +1,1 @@
+"""Every reliance on private parts of BentoML, uvicorn and prometheus_client; nowhere else."""
