@@ -17,8 +17,8 @@ import pytest
 
 from modelyard.documents import Signature, UserError
 from modelyard.documents.signature import Category, Input, Number
-from modelyard.pipeline.arrays import encode
-from modelyard.pipeline.frames import write_features
+from modelyard.pipeline.data.features import write_features
+from modelyard.pipeline.data.tensors import encode
 from modelyard.serving.batch.source import Source
 from modelyard.serving.codec import arrow_codec
 from modelyard.serving.codec.decode import Parser
