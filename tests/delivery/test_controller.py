@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from modelyard.delivery.local.servers import FileRecord
+from modelyard.delivery.evidence.counts import Arm, Counts, Pairs
+from modelyard.delivery.evidence.looks import Health
+from modelyard.delivery.local.record import FileRecord
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Arm, Counts, Health, LockLost, Pairs, Ports, Routes
+from modelyard.delivery.ports import LockLost, Ports, Routes
 from modelyard.delivery.release.controller import Controller, Unchanged
-from modelyard.delivery.release.decide import Provenance, State
+from modelyard.delivery.release.state import Provenance, State
 from modelyard.documents import ReleaseEvent, UserError, stable_version
 
 ENOUGH = 40

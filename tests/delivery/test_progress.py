@@ -16,10 +16,10 @@ from delivery.simulated import BEGAN, SETTINGS, Candidate, record
 from rich.console import Console
 
 from modelyard.delivery.commands.release import _ctrl_c
+from modelyard.delivery.evidence.looks import Evidence, Health
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Evidence, Health
-from modelyard.delivery.release import decide as machine
-from modelyard.delivery.reporting import terminal as progress
+from modelyard.delivery.release.fold import apply, first_event, replay
+from modelyard.delivery.reporting import terminal
 from modelyard.delivery.reporting.format import happened
 from modelyard.delivery.reporting.status import Status, outcome, show, status
 from modelyard.delivery.reporting.summary import summary
@@ -38,10 +38,10 @@ def followed(events: Iterable[ReleaseEvent], encoding: str = "utf-8") -> str:
     """What the progress of a release prints."""
     first, *rest = events
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    state = machine.replay([first])
+    state = replay([first])
     with Progress("release of flight-delay version 2 to local", stream) as shown:
         for event in rest:
-            state = machine.apply(state, event)
+            state = apply(state, event)
             shown.follow(state, Evidence.model_validate(event.evidence))
             shown._live.refresh()
     stream.flush()
@@ -50,7 +50,7 @@ def followed(events: Iterable[ReleaseEvent], encoding: str = "utf-8") -> str:
 
 
 def test_plain_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    monkeypatch.setattr(terminal, "_EVERY_S", 0.0)
     lines = followed(record(Candidate(failing=0.3, late=6), seed=1)).splitlines()
     assert lines[0] == "release of flight-delay version 2 to local"
     assert "\x1b" not in "".join(lines)
@@ -89,7 +89,7 @@ def test_a_terminal_of_any_width(monkeypatch: pytest.MonkeyPatch, width: int, co
 
 
 def test_a_terminal_without_unicode() -> None:
-    table = progress.gates(
+    table = terminal.gates(
         status("local", [record(events=40)], {}, None, None).unfinished.verdicts,  # type: ignore[union-attr]
         console := Console(file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), width=140),
         140,
@@ -164,11 +164,11 @@ def test_a_release_goes_on_when_nobody_reads_what_it_says() -> None:
     first, *rest = record(seed=1)
     read, write = os.pipe()
     os.close(read)
-    state = machine.replay([first])
+    state = replay([first])
     stream = open(write, "w", buffering=1)
     with Progress("title", stream) as progress:
         for event in rest:
-            state = machine.apply(state, event)
+            state = apply(state, event)
             progress.follow(state, Evidence.model_validate(event.evidence))
     with suppress(BrokenPipeError):
         stream.close()
@@ -197,7 +197,7 @@ def test_copies_that_come_in_after_the_shadow_have_no_user() -> None:
 
 
 def test_a_gate_that_measured_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    monkeypatch.setattr(terminal, "_EVERY_S", 0.0)
     histogram = simulated._histogram
     none = lambda *given, empty=False: {} if empty else histogram(*given)  # noqa: E731
     monkeypatch.setattr(simulated, "_histogram", none)
@@ -226,10 +226,10 @@ def test_who_is_served_after_a_roll_back(stable: int | None, silent: bool, said:
     [(1, "all users get v1 again"), (None, "nobody is served: v2 was the first version")],
 )
 def test_a_roll_back_in_the_log(stable: int | None, said: str) -> None:
-    begun = machine.begin("r", 2, stable, BEGAN, Policy())
+    begun = first_event("r", 2, stable, BEGAN, Policy())
     back = begun.model_copy(update={"sequence": 1, "phase": "rollback", "policy": None})
     assert happened(back) == said
-    assert happened(machine.replay([begun, back])) == said
+    assert happened(replay([begun, back])) == said
 
 
 def test_how_it_ended_in_plain_words() -> None:
