@@ -27,7 +27,7 @@ from support import ROOT, commit, run
 from modelyard.delivery.cluster import api
 from modelyard.delivery.cluster.client import Cluster
 from modelyard.delivery.cluster.record import ConfigMapRecord
-from modelyard.delivery.manifests.render import target
+from modelyard.delivery.manifests.render import target_of
 from modelyard.delivery.policy import load_release
 from modelyard.delivery.step_interface import StepName
 
@@ -174,7 +174,7 @@ def test_a_rollback_is_written_back(place: Place, monkeypatch: pytest.MonkeyPatc
     for name, value in place.variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(api, "SERVICE_ACCOUNT", place.account)
-    to = target(load_release(MODEL / "argo" / "release.yaml"), "production", "flight-delay")
+    to = target_of(load_release(MODEL / "argo" / "release.yaml"), "production", "flight-delay")
     record = ConfigMapRecord(Cluster(to.namespace), to)
     for event in RELEASE:
         record.append(event)

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from modelyard.delivery.commands import app as cli
 from modelyard.delivery.local import ports as local
-from modelyard.delivery.local.layout import STATE
+from modelyard.delivery.local.folders import STATE
 from modelyard.delivery.policy import Local
 from modelyard.delivery.ports import Ports, Routes
 from modelyard.documents import ReleaseEvent

@@ -316,6 +316,15 @@ def test_a_policy_that_was_edited_in_the_record_is_refused() -> None:
             replay([events[0].model_copy(update={"policy": broken}), *events[1:]])
 
 
+def test_the_way_back_is_read_without_a_policy() -> None:
+    events, _, state = walk(RAMPED, [GOOD] * 5, 1)
+    assert state.phase == "canary"
+    broken = events[0].model_copy(update={"policy": None})
+    back = replay([broken, *events[1:]], judged=False)
+    assert (back.phase, back.weight, back.stable) == ("canary", state.weight, 1)
+    assert back.tests is None and back.policy == Policy()
+
+
 def test_a_release_that_ended_is_read_by_any_later_version() -> None:
     events, _, state = walk(FIXED, [GOOD] * 25, 1)
     other = [event.model_copy(update={"policy": None, "verdicts": ()}) for event in events]

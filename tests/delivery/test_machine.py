@@ -158,10 +158,19 @@ def test_decisions(state: State, evidence: Evidence, expected: tuple) -> None:
     assert action.reason
 
 
-def test_a_state_does_not_answer_for_the_one_it_was_made_from() -> None:
-    evidence = look(103, counts(103, 3090, 3090))
-    assert decided(LAST, evidence).weight == 50
-    assert decided(dataclasses.replace(LAST, tests=PROVEN), evidence).weight == 100
+def test_what_other_evidence_says_is_not_taken_for_what_this_says() -> None:
+    evidence, worse = (look(103, counts(103, 180, 20, failed)) for failed in (0, 12))
+    seen = assess(CANARY, evidence)
+    event = next_event(CANARY, Action("canary", 10, "watching"), seen)
+    after = apply(CANARY, event, assess(CANARY, worse))
+    assert after.tests is not None and after.tests.verdicts(shadow=False) == seen.verdicts
+
+
+def test_a_release_goes_by_the_policy_that_it_began_with() -> None:
+    impatient = Policy.model_validate({**SETTINGS, "deploy": {"max_duration": "10s"}})
+    seen = look(111, stable=STARTING)
+    assert decided(BACK, seen).phase == "rollback"
+    assert decided(dataclasses.replace(BACK, policy=impatient), seen).decision == "rolled_back"
 
 
 def test_a_first_version_needs_no_stable() -> None:

@@ -21,7 +21,7 @@ from modelyard.delivery.policy import Policy
 from modelyard.delivery.release.fold import apply, first_event, replay
 from modelyard.delivery.reporting import terminal
 from modelyard.delivery.reporting.format import happened
-from modelyard.delivery.reporting.status import Status, outcome, show, status
+from modelyard.delivery.reporting.status import Status, outcome, show, status_of
 from modelyard.delivery.reporting.summary import summary
 from modelyard.delivery.reporting.terminal import Progress
 from modelyard.documents import ReleaseEvent
@@ -90,7 +90,7 @@ def test_a_terminal_of_any_width(monkeypatch: pytest.MonkeyPatch, width: int, co
 
 def test_a_terminal_without_unicode() -> None:
     table = terminal.gates(
-        status("local", [record(events=40)], {}, None, None).unfinished.verdicts,  # type: ignore[union-attr]
+        status_of("local", [record(events=40)], {}, None, None).unfinished.verdicts,  # type: ignore[union-attr]
         console := Console(file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), width=140),
         140,
     )
@@ -109,7 +109,7 @@ def test_status_of_an_unfinished_release() -> None:
     good, cut = record(seed=1, version=2), record(seed=2, version=3, began=BEGAN + 60, events=40)
     serving = {3: 5, 2: 95}
     url = "http://127.0.0.1:8080"
-    found = status("local", [good, cut], {2: READY, 3: READY}, READY, url, serving)
+    found = status_of("local", [good, cut], {2: READY, 3: READY}, READY, url, serving)
     text = shown(found)
     for part in [
         "promoted",
@@ -144,19 +144,19 @@ def test_status_of_an_unfinished_release() -> None:
 )  # fmt: skip
 def test_status_says_loudly_what_is_down(servers, envoy, said) -> None:
     good, cut = record(seed=1, version=2), record(seed=2, version=3, began=BEGAN + 60, events=40)
-    found = status("local", [good, cut], servers, envoy, "http://127.0.0.1:8080")
+    found = status_of("local", [good, cut], servers, envoy, "http://127.0.0.1:8080")
     assert said in shown(found) and len(found.down()) == 1
     assert "`modelyard release run`" in found.document()["down"][0]
 
 
 def test_status_before_any_release() -> None:
-    found = status("local", [], {}, Health(status="absent"), "http://127.0.0.1:8080")
+    found = status_of("local", [], {}, Health(status="absent"), "http://127.0.0.1:8080")
     assert shown(found) == "stable: none\n" and found.document()["unfinished"] is None
 
 
 def test_servers_that_are_to_be_started_are_not_down() -> None:
     good, begun = record(seed=1), record(version=3, began=BEGAN + 60, events=2)
-    assert status("local", [good, begun], {2: READY}, READY, "").down() == []
+    assert status_of("local", [good, begun], {2: READY}, READY, "").down() == []
 
 
 def test_a_release_goes_on_when_nobody_reads_what_it_says() -> None:

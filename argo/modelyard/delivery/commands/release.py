@@ -202,16 +202,16 @@ def submit(env: Env) -> None:
     To the Argo server of ARGO_SERVER (with ARGO_TOKEN), else to the cluster's API. Ctrl-C ends
     the following only. Exit codes as of `run`.
     """
-    from modelyard.delivery.cluster import submit as to
+    from modelyard.delivery.cluster.submit import follow, workflows
 
     policy, place = _place(env)
     if not isinstance(place, Kubernetes):
         raise UserError(f"{env} is no Kubernetes environment: use `modelyard release run`")
-    where = to.workflows(place.namespace)
+    where = workflows(place.namespace)
     name = where.create(submitted(policy, env, project_name()))
     print(f"{name} in {place.namespace} releases version {policy.version}", flush=True)
     try:
-        code = to.follow(where, name, lambda line: print(line, flush=True))
+        code = follow(where, name, lambda line: print(line, flush=True))
     except KeyboardInterrupt:
         print(f"not followed any more; the release goes on: argo -n {place.namespace} watch {name}")
         raise typer.Exit(1) from None
@@ -231,7 +231,7 @@ def status(
     """
     from rich.console import Console
 
-    from modelyard.delivery.reporting import status as of
+    from modelyard.delivery.reporting.status import show, status_of
 
     policy, place = _place(env)
     ports = _ports(policy, env, place)
@@ -242,7 +242,7 @@ def status(
         releases = ports.record.releases()
     except Changed as error:
         unreadable = error
-    found = of.status(
+    found = status_of(
         env,
         releases,
         {v: ports.runtime.health(v) for v in sorted(ports.runtime.versions())},
@@ -254,7 +254,7 @@ def status(
     if as_json:
         print(json.dumps(found.document()))
     else:
-        of.show(found, Console(width=None if sys.stdout.isatty() else 160), time.time())
+        show(found, Console(width=None if sys.stdout.isatty() else 160), time.time())
     if unreadable:
         raise unreadable
 
@@ -333,9 +333,9 @@ def _ports(policy: Release, env: str, place: Local | Kubernetes) -> Ports:
 
         return local_ports(project_name(), place)
     from modelyard.delivery.cluster.ports import kubernetes_ports
-    from modelyard.delivery.manifests.render import target
+    from modelyard.delivery.manifests.render import target_of
 
-    return kubernetes_ports(target(policy, env, project_name()), place)
+    return kubernetes_ports(target_of(policy, env, project_name()), place)
 
 
 def _version(policy: Release, place: Local | Kubernetes, candidate: str | None) -> int:
@@ -346,7 +346,7 @@ def _number(place: Local | Kubernetes, candidate: str) -> int:
     if candidate == "latest":
         if not isinstance(place, Local):
             raise UserError("--candidate latest: give the version; only local Bentos are listed")
-        from modelyard.delivery.local.layout import latest
+        from modelyard.delivery.local.folders import latest
 
         return latest(project_name())
     if not candidate.isdigit() or int(candidate) < 1:

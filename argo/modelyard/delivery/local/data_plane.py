@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 from modelyard.delivery.local.envoy.process import Envoy
-from modelyard.delivery.local.layout import STATE, Layout
+from modelyard.delivery.local.folders import STATE, Folders
 from modelyard.delivery.local.servers import BentoServers
 from modelyard.delivery.policy import Local
 
@@ -14,16 +14,16 @@ from modelyard.delivery.policy import Local
 class DataPlane:
     """Envoy, the servers behind it, and where both have their files."""
 
-    layout: Layout
+    folders: Folders
     envoy: Envoy
     servers: BentoServers
 
     @classmethod
     def of(cls, model: str, environment: Local, state: Path = STATE) -> Self:
         """Started or not; `model` is the name of the Bentos."""
-        layout = Layout(model, state)
-        envoy = Envoy(layout.envoy, environment.port)
-        return cls(layout, envoy, BentoServers(layout, envoy, environment.policy.gates))
+        folders = Folders(model, state)
+        envoy = Envoy(folders.envoy, environment.port)
+        return cls(folders, envoy, BentoServers(folders, envoy, environment.policy.gates))
 
     def shut_down(self) -> None:
         """End everything: first the way in, then the servers."""

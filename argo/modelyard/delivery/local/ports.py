@@ -7,7 +7,7 @@ outlives the command, so users are served between releases and while no controll
 from pathlib import Path
 
 from modelyard.delivery.local.data_plane import DataPlane
-from modelyard.delivery.local.layout import STATE
+from modelyard.delivery.local.folders import STATE
 from modelyard.delivery.local.record import FileRecord
 from modelyard.delivery.local.router import EnvoyRouter
 from modelyard.delivery.local.shadow_replay import ShadowReplay
@@ -22,7 +22,7 @@ def local_ports(model: str, environment: Local, state: Path = STATE) -> Ports:
     return Ports(
         router=EnvoyRouter(plane.envoy, plane.servers),
         runtime=plane.servers,
-        source=EnvoySource(plane.envoy, plane.layout, environment.policy.gates),
+        source=EnvoySource(plane.envoy, plane.folders, environment.policy.gates),
         record=FileRecord(state),
-        shadow=ShadowReplay(plane.envoy, plane.layout, environment.replay_rate),
+        shadow=ShadowReplay(plane.envoy, plane.folders, environment.replay_rate),
     )

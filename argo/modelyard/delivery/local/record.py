@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from modelyard.delivery.local.layout import STATE
+from modelyard.delivery.local.folders import STATE
 from modelyard.documents import ReleaseEvent, UserError, read_record
 from modelyard.documents import releases as read_releases
 

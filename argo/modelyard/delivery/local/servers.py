@@ -7,7 +7,7 @@ import httpx
 
 from modelyard.delivery.evidence.looks import Health
 from modelyard.delivery.local.envoy.process import Envoy
-from modelyard.delivery.local.layout import Layout
+from modelyard.delivery.local.folders import Folders
 from modelyard.delivery.local.process_supervisor import Server, free_port, wait_until
 from modelyard.delivery.local.reference import read_reference
 from modelyard.delivery.policy import Gates
@@ -25,32 +25,32 @@ class BentoServers:
     Two servers that share a BENTOML_HOME wipe each other's counters.
     """
 
-    def __init__(self, layout: Layout, envoy: Envoy, gates: Gates) -> None:
+    def __init__(self, folders: Folders, envoy: Envoy, gates: Gates) -> None:
         """Args:
         envoy: in front of them.
-        gates: that some of what is in a Bento has to be there for.
+        gates: what these compare, a Bento has to hold.
         """
-        self._layout, self._envoy, self._gates = layout, envoy, gates
+        self._folders, self._envoy, self._gates = folders, envoy, gates
         self._client = httpx.Client(timeout=_HEALTH_S)
         self._identified: set[str] = set()
 
     def check(self, version: int) -> None:
         """See that the Bento is there, whole, and that Envoy has the port or can have it."""
-        if not (self._layout.bento(version) / "bento.yaml").is_file():
-            known = ", ".join(map(str, self._layout.built())) or "none"
+        if not (self._folders.bento(version) / "bento.yaml").is_file():
+            known = ", ".join(map(str, self._folders.built())) or "none"
             raise UserError(
-                f"no Bento of version {version} in {self._layout.bentos} (there: {known}); "
+                f"no Bento of version {version} in {self._folders.bentos} (there: {known}); "
                 f"run `make bento VERSION={version}`"
             )
         if self._gates.predictions or self._gates.scores:
-            read_reference(self._layout.package(version))
+            read_reference(self._folders.package(version))
         self._envoy.check()
 
     def deploy(self, version: int) -> None:
         server = self._server(version)
         if server.alive():
             return
-        bento, log = self._layout.bento(version), self._layout.predictions(version)
+        bento, log = self._folders.bento(version), self._folders.predictions(version)
         if not bento.is_dir():
             raise UserError(f"the Bento {bento} is gone; run `make bento VERSION={version}`")
         port = free_port()
@@ -102,7 +102,7 @@ class BentoServers:
         self._server(version).stop()
 
     def versions(self) -> set[int]:
-        found = self._layout.serving.glob("v*/process.json")
+        found = self._folders.serving.glob("v*/process.json")
         return {int(file.parent.name.removeprefix("v")) for file in found}
 
     def port(self, version: int) -> int:
@@ -112,7 +112,7 @@ class BentoServers:
         return int(facts["port"])
 
     def _server(self, version: int) -> Server:
-        return Server(self._layout.server(version))
+        return Server(self._folders.server(version))
 
     def _starting(self, server: Server, what: str, ready: int | None) -> Health:
         detail = f"{what}; the end of its log:\n{server.log_tail()}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modelyard.delivery.local.envoy.process import Envoy
 from modelyard.delivery.local.envoy.xds import ARM_HEADER
-from modelyard.delivery.local.layout import Layout
+from modelyard.delivery.local.folders import Folders
 from modelyard.delivery.local.prediction_log import latest_requests
 from modelyard.delivery.local.predictions import SHADOW_ID
 from modelyard.delivery.local.process_supervisor import wait_until
@@ -28,8 +28,8 @@ class ShadowReplay:
     With stable's newest logged requests; before there are any, with the rows of its reference.
     """
 
-    def __init__(self, envoy: Envoy, layout: Layout, rate: float) -> None:
-        self._envoy, self._layout, self._rate = envoy, layout, rate
+    def __init__(self, envoy: Envoy, folders: Folders, rate: float) -> None:
+        self._envoy, self._folders, self._rate = envoy, folders, rate
         self._sender: Sender | None = None
         self._stable = 0
         self._measured = (0.0, 0, rate)
@@ -39,7 +39,7 @@ class ShadowReplay:
         """Begin, unless begun."""
         if self._sender is not None:
             return
-        bodies = past_requests(self._layout.predictions(stable), self._layout.package(stable))
+        bodies = past_requests(self._folders.predictions(stable), self._folders.package(stable))
         self._stable = stable
         self._measured = (time.monotonic(), self._live(), 0.0)
         url = f"http://127.0.0.1:{self._envoy.port}"

@@ -4,7 +4,7 @@ import time
 
 from modelyard.delivery.evidence.counts import Arm, Counts
 from modelyard.delivery.local.envoy.process import Envoy
-from modelyard.delivery.local.layout import Layout
+from modelyard.delivery.local.folders import Folders
 from modelyard.delivery.local.prediction_log import PredictionLog
 from modelyard.delivery.local.predictions import Answers, Side
 from modelyard.delivery.local.reference import read_reference
@@ -15,8 +15,8 @@ from modelyard.delivery.ports import Routes
 class EnvoySource:
     """Running totals since Envoy started; of scores and pairs since the shadow began."""
 
-    def __init__(self, envoy: Envoy, layout: Layout, gates: Gates) -> None:
-        self._envoy, self._layout, self._gates = envoy, layout, gates
+    def __init__(self, envoy: Envoy, folders: Folders, gates: Gates) -> None:
+        self._envoy, self._folders, self._gates = envoy, folders, gates
         self._answers: Answers | None = None
         self._of: tuple[int, int, float] | None = None
 
@@ -47,8 +47,8 @@ class EnvoySource:
             return None
         of = (routes.stable, routes.candidate, since)
         if self._answers is None or self._of != of:
-            logs = [PredictionLog(self._layout.predictions(v), since) for v in of[:2]]
-            reference = read_reference(self._layout.package(routes.stable))
+            logs = [PredictionLog(self._folders.predictions(v), since) for v in of[:2]]
+            reference = read_reference(self._folders.package(routes.stable))
             self._answers, self._of = Answers((logs[0], logs[1]), reference, paired), of
         if not routes.mirror:
             self._answers.stop_pairing()

@@ -23,7 +23,7 @@ _RELEASED = "The release applies it; kubectl should not. It is here to be review
 _SUBMITTED = "`kubectl create -f` on this file starts the release; a merged release PR does it."
 
 
-def target(release: Release, name: str, model: str) -> Target:
+def target_of(release: Release, name: str, model: str) -> Target:
     """What the manifests of one Kubernetes environment depend on.
 
     Raises:
@@ -63,11 +63,11 @@ def render_environment(release: Release, text: str, name: str, model: str) -> di
     Args:
         text: of argo/release.yaml.
     """
-    to = target(release, name, model)
-    policy = objects.policy_object(to, environment_text(text, name))
-    base = objects.base(to) | {"policy.yaml": [policy]}
+    target = target_of(release, name, model)
+    policy = objects.policy_object(target, environment_text(text, name))
+    base = objects.base(target) | {"policy.yaml": [policy]}
     files = {path: to_yaml(each, _HEADER) for path, each in base.items()}
-    for path, each in objects.released(to).items():
+    for path, each in objects.released(target).items():
         files[f"release/{path}"] = to_yaml(each, f"{_HEADER}\n{_RELEASED}")
     workflow = submitted(release, name, model)
     files["release/workflow.yaml"] = to_yaml([workflow], f"{_HEADER}\n{_SUBMITTED}")
@@ -76,7 +76,7 @@ def render_environment(release: Release, text: str, name: str, model: str) -> di
 
 def submitted(release: Release, name: str, model: str) -> Manifest:
     """The Workflow that releases the desired version to an environment."""
-    return release_workflow(target(release, name, model))
+    return release_workflow(target_of(release, name, model))
 
 
 def environment_text(text: str, name: str) -> str:

@@ -98,7 +98,7 @@ _ABSENT = Health(status="absent", detail="it has no server")
 _AGAIN = "`modelyard release run` starts it again; of the stable version it does nothing more"
 
 
-def status(
+def status_of(
     environment: str,
     releases: Sequence[Sequence[ReleaseEvent]],
     servers: Mapping[int, Health],

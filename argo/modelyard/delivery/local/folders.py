@@ -7,7 +7,7 @@ from modelyard.documents import UserError
 STATE = Path(".modelyard")
 
 
-class Layout:
+class Folders:
     """The folders of one model; none has to be there."""
 
     def __init__(self, model: str, state: Path = STATE) -> None:
@@ -44,7 +44,7 @@ def latest(model: str, state: Path = STATE) -> int:
     Raises:
         UserError: there is none.
     """
-    found = Layout(model, state).built()
+    found = Folders(model, state).built()
     if not found:
         raise UserError(
             f"no Bento of {model} in {state / 'bentoml'}; train a model and run `make bento`"
