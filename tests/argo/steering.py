@@ -52,7 +52,7 @@ class Absent(importlib.abc.MetaPathFinder):
 
 
 def run(command: list[str]) -> tuple[int, str, str]:
-    from modelyard.delivery.commands import release as cli
+    from modelyard.delivery.commands import app as cli
 
     out, err = io.StringIO(), io.StringIO()
     sys.argv = ["modelyard", *command]

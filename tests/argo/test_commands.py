@@ -12,7 +12,7 @@ from argo.entry import modelyard
 from argo.test_workflow import MODEL, rendered, walk
 
 from modelyard.delivery.commands import release as cli
-from modelyard.delivery.commands.release import app
+from modelyard.delivery.commands.app import app
 
 
 def parse(command: list[str]) -> str:

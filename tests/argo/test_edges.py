@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from modelyard.delivery.evidence.counts import Arm
 from modelyard.delivery.gates.trial import Block, Trial
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.ports import Arm

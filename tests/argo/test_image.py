@@ -25,10 +25,11 @@ from packaging.utils import canonicalize_name
 from support import ROOT, commit, run
 
 from modelyard.delivery.cluster import api
-from modelyard.delivery.cluster import client as kubernetes
-from modelyard.delivery.commands.release import StepName
-from modelyard.delivery.manifests.render import target
+from modelyard.delivery.cluster.client import Cluster
+from modelyard.delivery.cluster.record import ConfigMapRecord
+from modelyard.delivery.manifests.render import target_of
 from modelyard.delivery.policy import load_release
+from modelyard.delivery.step_interface import StepName
 
 pytestmark = [
     pytest.mark.xdist_group("image"),
@@ -47,7 +48,7 @@ print(json.dumps([each.metadata["Name"] for each in found]))
 """
 WITHOUT_BYTECODE = """
 import os, sys
-import modelyard.delivery.commands.release, modelyard.delivery.cluster.client
+import modelyard.delivery.commands.app, modelyard.delivery.cluster.ports
 import modelyard.delivery.reporting.terminal
 import modelyard.delivery.write_back
 known = {m: getattr(m, "__cached__", None) for m in sys.modules.values()}
@@ -173,8 +174,8 @@ def test_a_rollback_is_written_back(place: Place, monkeypatch: pytest.MonkeyPatc
     for name, value in place.variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(api, "SERVICE_ACCOUNT", place.account)
-    to = target(load_release(MODEL / "argo" / "release.yaml"), "production", "flight-delay")
-    record = kubernetes.ConfigMapRecord(kubernetes.Cluster(to.namespace), to)
+    to = target_of(load_release(MODEL / "argo" / "release.yaml"), "production", "flight-delay")
+    record = ConfigMapRecord(Cluster(to.namespace), to)
     for event in RELEASE:
         record.append(event)
     done = place.modelyard("release", "write-back", "--env", "production")

@@ -21,8 +21,9 @@ import yaml
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 
 from modelyard.delivery.cluster.prometheus import Prometheus, number, same_edges
+from modelyard.delivery.evidence.counts import Arm, Counts
 from modelyard.delivery.policy import Metrics
-from modelyard.delivery.ports import Arm, Counts, Routes
+from modelyard.delivery.ports import Routes
 
 BINARY = shutil.which("prometheus")
 pytestmark = [

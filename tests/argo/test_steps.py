@@ -11,19 +11,13 @@ from argo.test_workflow import MODEL
 from delivery.test_controller import POLICY, World, controller, released
 
 from modelyard.delivery.cluster.client import Cluster
-from modelyard.delivery.commands.steps import (
-    OUTPUTS_VARIABLE,
-    Next,
-    StepName,
-    following,
-    hand_on,
-    take,
-)
-from modelyard.delivery.local.servers import FileRecord
+from modelyard.delivery.commands.steps import following, hand_on, take
+from modelyard.delivery.local.record import FileRecord
 from modelyard.delivery.policy import Kubernetes
 from modelyard.delivery.ports import Routes
 from modelyard.delivery.release.controller import Controller, Unchanged
-from modelyard.delivery.release.decide import Provenance
+from modelyard.delivery.release.state import Provenance
+from modelyard.delivery.step_interface import OUTPUTS_VARIABLE, Next, StepName
 from modelyard.documents import UserError
 
 PLACE = Kubernetes(platform="kubernetes", namespace="production", host="a.example.com")

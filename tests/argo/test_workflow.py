@@ -8,8 +8,9 @@ import yaml
 from argo.interpreter import Interpreter
 from support import ROOT
 
-from modelyard.delivery.commands.steps import OUTPUTS_VARIABLE, Next, deadline, hand_on
+from modelyard.delivery.commands.steps import deadline, hand_on
 from modelyard.delivery.policy import ReleasePolicy, load_release
+from modelyard.delivery.step_interface import OUTPUTS_VARIABLE, Next
 
 MODEL = ROOT / "tests" / "argo" / "model"
 BACK = [("rollback", 0), ("write-back", 0)]

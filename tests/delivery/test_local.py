@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modelyard.delivery.local.envoy.process import read_arms
+from modelyard.delivery.evidence.counts import Arm
+from modelyard.delivery.local.envoy.stats import read_arms
 from modelyard.delivery.local.process_supervisor import Server, wait_until
-from modelyard.delivery.ports import Arm
 
 STATS = """\
 {"stats": [

@@ -9,9 +9,10 @@ from delivery.test_controller import POLICY, Fatal, Killed, World, controller, r
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelyard.delivery.local.servers import FileRecord
+from modelyard.delivery.evidence.looks import Health
+from modelyard.delivery.local.record import FileRecord
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Health, Routes
+from modelyard.delivery.ports import Routes
 from modelyard.delivery.release.controller import Controller, Unchanged
 from modelyard.delivery.release.shares import Kept, Unexplained
 from modelyard.documents import UserError

@@ -9,7 +9,7 @@ import pytest
 from delivery.conftest import package
 from delivery.model_repo import POLICY, Repo
 
-from modelyard.delivery.local.envoy.process import ARM_HEADER
+from modelyard.delivery.local.envoy.xds import ARM_HEADER
 from modelyard.delivery.local.predictions import SHADOW_ID
 from modelyard.delivery.local.shadow_replay import past_requests
 

@@ -19,10 +19,9 @@ from typing import Any
 import yaml
 
 from modelyard.delivery.policy import RELEASE_FILE, Kubernetes, load_release, project_name
+from modelyard.delivery.step_interface import CREDENTIALS_VARIABLE
 from modelyard.documents import ReleaseEvent, UserError
 
-CREDENTIALS_VARIABLE = "MODELYARD_GIT_CREDENTIALS"
-"""a folder with `token` (and `username`), or with `ssh-privatekey` and `known_hosts`"""
 _EVIDENCE = Path("argo/releases")
 _MANIFESTS = Path("argo/manifests")
 _TIMEOUT_S = 120

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from string import Template
 from typing import Any
 
+from modelyard.delivery.evidence.counts import Arm, Counts
 from modelyard.delivery.policy import Metrics
-from modelyard.delivery.ports import Arm, Counts, Routes
+from modelyard.delivery.ports import Routes
 
 _LONGEST_S = 24 * 3600  # that a window reaches back at most
 _MARGIN_S = 30  # a window reaches back a few scrapes before the time that it is to cover

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from modelyard.delivery.cluster.client import Cluster, route_problem
+from modelyard.delivery.cluster.client import Cluster
 from modelyard.delivery.cluster.prometheus import Prometheus
-from modelyard.delivery.manifests import objects as manifests
+from modelyard.delivery.cluster.router import route_problem
+from modelyard.delivery.manifests import objects
 from modelyard.delivery.manifests.objects import PROBE_HEADER, PROBE_PATH, Manifest, Target
 from modelyard.delivery.policy import RELEASE_FILE, Kubernetes
 from modelyard.documents import UserError
@@ -57,14 +58,14 @@ class GatewayReach:
     def end(self) -> None:
         """Also what a controller that died has left."""
         if not self._ended:
-            self._cluster.delete(manifests.probe_route(self._target, 0, ""))
+            self._cluster.delete(objects.probe_route(self._target, 0, ""))
             self._route, self._ended = None, True
 
     def _probe(self, version: int) -> str:
         found = self._addresses()
         if isinstance(found, str):
             return found
-        wanted = manifests.probe_route(self._target, version, self._token)
+        wanted = objects.probe_route(self._target, version, self._token)
         if self._route != wanted:
             self._ended = False
             self._cluster.apply(wanted, force=True)

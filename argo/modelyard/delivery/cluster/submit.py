@@ -7,10 +7,11 @@ from typing import Protocol
 
 import httpx
 
-from modelyard.delivery.cluster.client import WORKFLOW, Cluster, api_message
-from modelyard.delivery.commands.steps import EXIT
+from modelyard.delivery.cluster.client import Cluster, api_message
+from modelyard.delivery.cluster.workflow import WORKFLOW
 from modelyard.delivery.manifests.objects import Manifest
 from modelyard.delivery.ports import NoAnswer
+from modelyard.delivery.step_interface import EXIT
 from modelyard.documents import UserError
 
 EVERY_S = 5.0

@@ -1,4 +1,4 @@
-"""The `modelyard` command: what no other tool does. Releases and rendered manifests."""
+"""`modelyard release …`: brings a version to 100 % of an environment's traffic, or back."""
 
 import hashlib
 import json
@@ -12,21 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TextIO
 
-import click
 import typer
 
-from modelyard.delivery.commands.steps import (
-    CHANGED,
-    EXIT,
-    Next,
-    StepName,
-    asks_for_approval,
-    following,
-    hand_on,
-    take,
-)
+from modelyard.delivery.commands.steps import asks_for_approval, following, hand_on, take
+from modelyard.delivery.evidence.looks import Health
 from modelyard.delivery.extras import installed
-from modelyard.delivery.manifests.render import render, submitted
+from modelyard.delivery.manifests.render import submitted
 from modelyard.delivery.policy import (
     DIGEST,
     RELEASE_FILE,
@@ -39,28 +30,18 @@ from modelyard.delivery.policy import (
     load_release,
     project_name,
 )
-from modelyard.delivery.ports import Health, Ports
+from modelyard.delivery.ports import Ports
 from modelyard.delivery.release.controller import Controller, Unchanged
-from modelyard.delivery.release.decide import Provenance, State
 from modelyard.delivery.release.shares import Kept
+from modelyard.delivery.release.state import Provenance, State
 from modelyard.delivery.reporting.summary import Summary, summary
+from modelyard.delivery.step_interface import CHANGED, EXIT, Next, StepName
 from modelyard.documents import ReleaseEvent, UserError
 from modelyard.documents.record import Changed
 
-app = typer.Typer(
-    name="modelyard",
-    help="Releases of a model, and the Kubernetes manifests they need.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 release_app = typer.Typer(
     help="Bring a version to 100 % of an environment's traffic, or back.", no_args_is_help=True
 )
-app.add_typer(release_app, name="release")
-app.command()(render)
-
-
 Env = Annotated[str, typer.Option("--env", help="Environment of argo/release.yaml.")]
 OnlyEnv = Annotated[
     str | None,
@@ -221,16 +202,16 @@ def submit(env: Env) -> None:
     To the Argo server of ARGO_SERVER (with ARGO_TOKEN), else to the cluster's API. Ctrl-C ends
     the following only. Exit codes as of `run`.
     """
-    from modelyard.delivery.cluster import submit as to
+    from modelyard.delivery.cluster.submit import follow, workflows
 
     policy, place = _place(env)
     if not isinstance(place, Kubernetes):
         raise UserError(f"{env} is no Kubernetes environment: use `modelyard release run`")
-    where = to.workflows(place.namespace)
+    where = workflows(place.namespace)
     name = where.create(submitted(policy, env, project_name()))
     print(f"{name} in {place.namespace} releases version {policy.version}", flush=True)
     try:
-        code = to.follow(where, name, lambda line: print(line, flush=True))
+        code = follow(where, name, lambda line: print(line, flush=True))
     except KeyboardInterrupt:
         print(f"not followed any more; the release goes on: argo -n {place.namespace} watch {name}")
         raise typer.Exit(1) from None
@@ -250,7 +231,7 @@ def status(
     """
     from rich.console import Console
 
-    from modelyard.delivery.reporting import status as of
+    from modelyard.delivery.reporting.status import show, status_of
 
     policy, place = _place(env)
     ports = _ports(policy, env, place)
@@ -261,7 +242,7 @@ def status(
         releases = ports.record.releases()
     except Changed as error:
         unreadable = error
-    found = of.status(
+    found = status_of(
         env,
         releases,
         {v: ports.runtime.health(v) for v in sorted(ports.runtime.versions())},
@@ -273,7 +254,7 @@ def status(
     if as_json:
         print(json.dumps(found.document()))
     else:
-        of.show(found, Console(width=None if sys.stdout.isatty() else 160), time.time())
+        show(found, Console(width=None if sys.stdout.isatty() else 160), time.time())
     if unreadable:
         raise unreadable
 
@@ -281,13 +262,14 @@ def status(
 @release_app.command()
 def stop(env: Env) -> None:
     """End the local data plane: Envoy and all servers. The records stay."""
-    from modelyard.delivery.local.servers import BentoRuntime, FileRecord
+    from modelyard.delivery.local.data_plane import DataPlane
+    from modelyard.delivery.local.record import FileRecord
 
     _, place = _place(env)
     if not isinstance(place, Local):
         raise UserError(f"{env} is no local environment; scale its Deployments instead")
     with FileRecord().lock():
-        BentoRuntime(project_name(), place).shut_down()
+        DataPlane.of(project_name(), place).shut_down()
     print(f"{env}: stopped")
 
 
@@ -311,23 +293,6 @@ def report(
     page = output or Path(".modelyard") / name
     write_report(page, project_name(), env, records, last)
     print(page)
-
-
-def main() -> None:
-    """Entry point: a user's mistake is printed without a traceback and exits with 1.
-
-    A mistake in the command line, too: click's own code for it, 2, means rolled back here.
-    """
-    try:
-        with installed():
-            code = app(standalone_mode=False)
-        sys.exit(code or 0)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(1)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 def _place(env: str) -> tuple[Release, Local | Kubernetes]:
@@ -364,13 +329,13 @@ def _provenance(
 
 def _ports(policy: Release, env: str, place: Local | Kubernetes) -> Ports:
     if isinstance(place, Local):
-        from modelyard.delivery.local.servers import local_ports
+        from modelyard.delivery.local.ports import local_ports
 
         return local_ports(project_name(), place)
-    from modelyard.delivery.cluster.client import kubernetes_ports
-    from modelyard.delivery.manifests.render import target
+    from modelyard.delivery.cluster.ports import kubernetes_ports
+    from modelyard.delivery.manifests.render import target_of
 
-    return kubernetes_ports(target(policy, env, project_name()), place)
+    return kubernetes_ports(target_of(policy, env, project_name()), place)
 
 
 def _version(policy: Release, place: Local | Kubernetes, candidate: str | None) -> int:
@@ -381,7 +346,7 @@ def _number(place: Local | Kubernetes, candidate: str) -> int:
     if candidate == "latest":
         if not isinstance(place, Local):
             raise UserError("--candidate latest: give the version; only local Bentos are listed")
-        from modelyard.delivery.local.servers import latest
+        from modelyard.delivery.local.folders import latest
 
         return latest(project_name())
     if not candidate.isdigit() or int(candidate) < 1:
@@ -421,9 +386,9 @@ def _ended() -> Iterator[None]:
 
 
 def _envoy(place: Local) -> Health:
-    from modelyard.delivery.local.servers import BentoRuntime
+    from modelyard.delivery.local.data_plane import DataPlane
 
-    return BentoRuntime(project_name(), place).envoy.health()
+    return DataPlane.of(project_name(), place).envoy.health()
 
 
 def _go_back(controller: Controller, version: int) -> int:
@@ -494,7 +459,3 @@ def _write_page(env: str, events: Sequence[ReleaseEvent]) -> Path | None:
         print(f"no report: {told}", file=sys.stderr)
         return None
     return path
-
-
-if __name__ == "__main__":
-    main()

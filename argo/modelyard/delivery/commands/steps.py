@@ -6,47 +6,17 @@ later node depends on is handed to the engine as files.
 
 import os
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 
 from modelyard.delivery.policy import Kubernetes, Local, Policy
 from modelyard.delivery.release.controller import Controller
-from modelyard.delivery.release.decide import Provenance, State
+from modelyard.delivery.release.state import Provenance, State
+from modelyard.delivery.step_interface import APPROVE, OUTPUTS_VARIABLE, Next, StepName
 from modelyard.documents import UserError
-from modelyard.documents.record import Decision
 
 Place = Local | Kubernetes
-
-OUTPUTS_VARIABLE = "MODELYARD_OUTPUTS"
-"""a folder that `deploy` writes its outputs to, a file each"""
-APPROVE = "approve"
-"""node of the workflow that a person resumes"""
-EXIT: dict[Decision | None, int] = {
-    None: 0, "promoted": 0, "bootstrapped": 0, "rolled_back": 2, "held": 3,
-}  # fmt: skip
-"""exit codes, by what was decided"""
-CHANGED = 4
-"""exit code of a step that finds the record or the policy changed by hand"""
 _OVERHEAD_S = 300
 """that a step may take beyond its policy: image pull, a slow API"""
-
-
-class StepName(StrEnum):
-    deploy = "deploy"
-    shadow = "shadow"
-    canary = "canary"
-    watch = "watch"
-    promote = "promote"
-    rollback = "rollback"
-
-
-class Next(StrEnum):
-    """What is left to do after `deploy`."""
-
-    done = "done"
-    approve = "approve"
-    """there is nothing to compare with, and a person says when it serves"""
-    compare = "compare"
 
 
 def take(
@@ -112,7 +82,8 @@ def asks_for_approval(place: Place) -> bool:
 
 
 def _waiting(place: Place, workflow: str | None) -> Callable[[], bool]:
-    from modelyard.delivery.cluster.client import WORKFLOW, Cluster, approval_is_due
+    from modelyard.delivery.cluster.client import Cluster
+    from modelyard.delivery.cluster.workflow import WORKFLOW, approval_is_due
 
     if not isinstance(place, Kubernetes):
         raise UserError("step watch needs a Kubernetes environment: a workflow waits there")
@@ -124,7 +95,8 @@ def _waiting(place: Place, workflow: str | None) -> Callable[[], bool]:
 
 def _check_approved(place: Place, workflow: str | None) -> None:
     """Raises: UserError: the policy asks for a person's approval, and there is none."""
-    from modelyard.delivery.cluster.client import WORKFLOW, Cluster, is_approved
+    from modelyard.delivery.cluster.client import Cluster
+    from modelyard.delivery.cluster.workflow import WORKFLOW, is_approved
 
     if not isinstance(place, Kubernetes) or not place.approval:
         return

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modelyard.delivery.evidence.counts import Pairs, Slice
 from modelyard.delivery.gates.test_plan import pair_layout, slice_plan
 from modelyard.delivery.gates.verdicts import Level, Verdict
-from modelyard.delivery.ports import Pairs, Slice
 from modelyard.statistics.sequential import Bets, Floats
 
 _SHOWN_SLICES = 3

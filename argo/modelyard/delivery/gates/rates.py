@@ -5,8 +5,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from modelyard.delivery.evidence.differences import (
-    Block,
+from modelyard.delivery.evidence.counts import Arm
+from modelyard.delivery.evidence.differences import Block
+from modelyard.delivery.gates.test_plan import EDGES, RATIOS
+from modelyard.delivery.policy import Latency
+from modelyard.statistics.histograms import (
     Histogram,
     above,
     added,
@@ -15,9 +18,6 @@ from modelyard.delivery.evidence.differences import (
     quantile_bucket,
     up_to,
 )
-from modelyard.delivery.gates.test_plan import EDGES, RATIOS
-from modelyard.delivery.policy import Latency
-from modelyard.delivery.ports import Arm
 from modelyard.statistics.sequential import Floats
 
 KNOWN = 50

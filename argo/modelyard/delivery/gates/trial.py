@@ -19,19 +19,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from modelyard.delivery.evidence.differences import (
-    Block,
-    Histogram,
-    added,
-    quantile,
-    quantile_bucket,
-)
+from modelyard.delivery.evidence.counts import Arm
+from modelyard.delivery.evidence.differences import Block
 from modelyard.delivery.gates.paired import Paired
 from modelyard.delivery.gates.rates import KNOWN, Shape, Slow, latency_limit, too_coarse
 from modelyard.delivery.gates.test_plan import EDGES, RATIOS, SHIFTS, Layout, alone_plan, layout
 from modelyard.delivery.gates.verdicts import Level, Verdict, between, spanning
 from modelyard.delivery.policy import Gates, Latency, Policy
-from modelyard.delivery.ports import Arm
+from modelyard.statistics.histograms import Histogram, added, quantile, quantile_bucket
 from modelyard.statistics.sequential import Bets, band, rate_bound
 
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from modelyard.delivery.evidence.counts import Disagreement, Pairs, Slice
 from modelyard.delivery.local.prediction_log import PredictionLog, Request
 from modelyard.delivery.local.reference import Reference, one_number
 from modelyard.delivery.policy import Predictions
-from modelyard.delivery.ports import Disagreement, Pairs, Slice
 
 SHADOW_ID = "modelyard-shadow-"
 """begins the id of a request that was sent into the shadow alone: paired, but no live score"""

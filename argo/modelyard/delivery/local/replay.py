@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from modelyard.delivery.local.envoy.process import ARM_HEADER
-from modelyard.delivery.ports import Users
+from modelyard.delivery.evidence.looks import Users
+from modelyard.delivery.local.envoy.xds import ARM_HEADER
 from modelyard.documents import UserError
 
 _MOST_ROWS = 20_000

@@ -7,17 +7,15 @@ no user waits for one, and none of them is part of the live split.
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from modelyard.delivery.local.envoy.process import ARM_HEADER
+from modelyard.delivery.local.envoy.process import Envoy
+from modelyard.delivery.local.envoy.xds import ARM_HEADER
+from modelyard.delivery.local.folders import Folders
 from modelyard.delivery.local.prediction_log import latest_requests
 from modelyard.delivery.local.predictions import SHADOW_ID
 from modelyard.delivery.local.process_supervisor import wait_until
 from modelyard.delivery.local.reference import reference_rows
 from modelyard.delivery.local.replay import Sender, body
-
-if TYPE_CHECKING:
-    from modelyard.delivery.local.servers import BentoRuntime
 
 _MOST = 5000
 _MEASURE_S = 1.0
@@ -30,9 +28,8 @@ class ShadowReplay:
     With stable's newest logged requests; before there are any, with the rows of its reference.
     """
 
-    def __init__(self, runtime: "BentoRuntime", rate: float) -> None:
-        self._runtime = runtime
-        self._rate = rate
+    def __init__(self, envoy: Envoy, folders: Folders, rate: float) -> None:
+        self._envoy, self._folders, self._rate = envoy, folders, rate
         self._sender: Sender | None = None
         self._stable = 0
         self._measured = (0.0, 0, rate)
@@ -42,10 +39,10 @@ class ShadowReplay:
         """Begin, unless begun."""
         if self._sender is not None:
             return
-        bodies = past_requests(self._runtime.predictions(stable), self._runtime.package(stable))
+        bodies = past_requests(self._folders.predictions(stable), self._folders.package(stable))
         self._stable = stable
         self._measured = (time.monotonic(), self._live(), 0.0)
-        url = f"http://127.0.0.1:{self._runtime.envoy.port}"
+        url = f"http://127.0.0.1:{self._envoy.port}"
         self._sender = Sender(url, bodies, self._gap, _headers)
         self._sender.start()
 
@@ -56,7 +53,7 @@ class ShadowReplay:
         self._sender.stop(wait)
         self._sender = None
         if wait:
-            wait_until(lambda: self._runtime.envoy.idle("replay-v[0-9]*"), _DRAIN_S)
+            wait_until(lambda: self._envoy.idle("replay-v[0-9]*"), _DRAIN_S)
 
     def _gap(self) -> float:
         """What live traffic leaves of the rate, measured anew each second."""
@@ -71,7 +68,7 @@ class ShadowReplay:
 
     def _live(self) -> int:
         try:
-            arms = self._runtime.envoy.arms()
+            arms = self._envoy.arms()
         except ConnectionError:
             return self._measured[1]
         found = arms.get(f"v{self._stable}")

@@ -1,24 +1,22 @@
-"""What the local Envoy and the prediction logs counted."""
+"""Source on a laptop: what the local Envoy and the prediction logs counted."""
 
 import time
-from typing import TYPE_CHECKING
 
+from modelyard.delivery.evidence.counts import Arm, Counts
+from modelyard.delivery.local.envoy.process import Envoy
+from modelyard.delivery.local.folders import Folders
 from modelyard.delivery.local.prediction_log import PredictionLog
 from modelyard.delivery.local.predictions import Answers, Side
 from modelyard.delivery.local.reference import read_reference
 from modelyard.delivery.policy import Gates
-from modelyard.delivery.ports import Arm, Counts, Routes
-
-if TYPE_CHECKING:
-    from modelyard.delivery.local.servers import BentoRuntime
+from modelyard.delivery.ports import Routes
 
 
 class EnvoySource:
     """Running totals since Envoy started; of scores and pairs since the shadow began."""
 
-    def __init__(self, runtime: "BentoRuntime", gates: Gates) -> None:
-        self._runtime = runtime
-        self._gates = gates
+    def __init__(self, envoy: Envoy, folders: Folders, gates: Gates) -> None:
+        self._envoy, self._folders, self._gates = envoy, folders, gates
         self._answers: Answers | None = None
         self._of: tuple[int, int, float] | None = None
 
@@ -30,11 +28,11 @@ class EnvoySource:
             UserError: the stable version's package has no reference scores.
         """
         read = time.time()
-        arms = self._runtime.envoy.arms()
+        arms = self._envoy.arms()
         answers = self._logged(routes, since)
         return Counts(
             time=read,
-            epoch=self._runtime.envoy.epoch,
+            epoch=self._envoy.epoch,
             stable=self._arm(arms, routes.stable, answers, 0),
             candidate=self._arm(arms, routes.candidate, answers, 1),
             pairs=answers.pairs() if answers and routes.mirror else None,
@@ -49,8 +47,8 @@ class EnvoySource:
             return None
         of = (routes.stable, routes.candidate, since)
         if self._answers is None or self._of != of:
-            logs = [PredictionLog(self._runtime.predictions(v), since) for v in of[:2]]
-            reference = read_reference(self._runtime.package(routes.stable))
+            logs = [PredictionLog(self._folders.predictions(v), since) for v in of[:2]]
+            reference = read_reference(self._folders.package(routes.stable))
             self._answers, self._of = Answers((logs[0], logs[1]), reference, paired), of
         if not routes.mirror:
             self._answers.stop_pairing()

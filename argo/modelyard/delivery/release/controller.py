@@ -11,20 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
+from modelyard.delivery.evidence.counts import Counts
+from modelyard.delivery.evidence.looks import Evidence, Health, Users
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import (
-    Counts,
-    Evidence,
-    Health,
-    LockLost,
-    NoAnswer,
-    Ports,
-    Routes,
-    Users,
-)
-from modelyard.delivery.release import decide as machine
-from modelyard.delivery.release.decide import Action, Provenance, State
+from modelyard.delivery.ports import LockLost, NoAnswer, Ports, Routes
+from modelyard.delivery.release.assess import Assessment, assess
+from modelyard.delivery.release.audit import check_policy
+from modelyard.delivery.release.decide import decide, roll_back
+from modelyard.delivery.release.fold import apply, first_event, next_event, replay
 from modelyard.delivery.release.shares import Kept, harmless, stable_version, told
+from modelyard.delivery.release.state import STALE, Action, Provenance, State, routes_of
 from modelyard.documents import ReleaseEvent, UserError, image_digest
 
 Step = Literal["preflight", "deploy", "shadow", "canary", "promote"]
@@ -62,6 +58,7 @@ class Controller:
         follow: Follow = lambda state, evidence: None,
         clients: Clients | None = None,
     ) -> None:
+        """Args: policy: of the releases that begin; one that has begun keeps its own."""
         self.ports = ports
         self.policy = policy
         self.follow = follow
@@ -81,7 +78,7 @@ class Controller:
         """
         provenance = provenance or Provenance()
         releases = self.ports.record.releases()
-        last = machine.replay(releases[-1]) if releases else None
+        last = replay(releases[-1]) if releases else None
         stable = stable_version(last, self._live())
         if last is not None and last.phase != "done":
             if last.candidate != candidate:
@@ -90,7 +87,7 @@ class Controller:
                     f"finish it with --candidate {last.candidate}, or end it with "
                     f"`modelyard release step rollback --env ENV --candidate {last.candidate}`"
                 )
-            machine.check_policy(self.policy, last)
+            check_policy(self.policy, last)
             _check_image(releases, candidate, provenance.digest)
             return last
         if last is not None and last.candidate == candidate:
@@ -177,9 +174,10 @@ class Controller:
             Action("promote", 100, reason),
             Action("done", 100, reason, "bootstrapped"),
         ):
-            event = machine.event(state, action, evidence)
+            seen = assess(state, evidence)
+            event = next_event(state, action, seen)
             self.ports.record.append(event)
-            state = machine.apply(state, event)
+            state = apply(state, event, seen)
         self._carry_out(state, evidence)
         self.follow(state, evidence)
 
@@ -195,20 +193,20 @@ class Controller:
         before = max((event.time for event in releases[-1]), default=0.0) if releases else 0.0
         now = max(time.time(), before + _TICK_S)
         name = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S%f}-v{candidate}"
-        event = machine.begin(name, candidate, stable, now, self.policy, provenance, reason)
+        event = first_event(name, candidate, stable, now, self.policy, provenance, reason)
         blind = self.ports.blind if stable is not None else ""
         if blind:
             event = event.model_copy(update={"reason": f"{event.reason}; {blind}"})
         self.ports.record.append(event)
-        state = machine.replay([event])
+        state = replay([event])
         if blind:
             self.follow(state, Evidence(time=now, candidate=Health(status="absent")))
         return state
 
     def last(self, judged: bool = True) -> State | None:
-        """Where the newest release is; None before any. `judged` as of `machine.replay`."""
+        """Where the newest release is; None before any. `judged` as of `replay`."""
         releases = self.ports.record.releases()
-        return machine.replay(releases[-1], judged) if releases else None
+        return replay(releases[-1], judged) if releases else None
 
     def run(self, state: State) -> State:
         """The rest of the release.
@@ -294,7 +292,7 @@ class Controller:
             evidence = self._look_anyway(state)
             first = state.stable is None and state.phase == "promote"
             if not (first and evidence.candidate.answers):  # its users have nobody else
-                state = self._do(state, machine.roll_back(reason), evidence)
+                state = self._do(state, roll_back(reason), assess(state, evidence))
         return self.advance(state)
 
     def advance(self, state: State, step: Step = "promote", weight: int = 100) -> State:
@@ -306,13 +304,13 @@ class Controller:
         # Whoever wrote the record's last line may have died before it was done.
         self._carry_out(state)
         while state.phase != "done":
-            next_look = time.monotonic() + self._interval(state)
-            evidence = self._look(state)
-            action = machine.decide(self.policy, evidence, state)
+            next_look = time.monotonic() + _interval(state)
+            seen = assess(state, self._look(state))
+            action = self._decide(state, seen)
             if _beyond(action, step, weight):
                 return state
             moves = action.moves(state)
-            state = self._do(state, action, evidence)
+            state = self._do(state, action, seen)
             if not moves:
                 time.sleep(max(0.0, next_look - time.monotonic()))
         return state
@@ -322,20 +320,26 @@ class Controller:
         self._carry_out(state)
         written = time.monotonic()
         while state.phase != "done" and (waiting() or state.phase == "rollback"):
-            next_look = time.monotonic() + self.policy.interval
-            evidence = self._look(state)
-            action = machine.decide(self.policy, evidence, state)
+            policy, next_look = state.policy, time.monotonic() + state.policy.interval
+            seen = assess(state, self._look(state))
+            action = self._decide(state, seen)
             # At the end of the time, what is written down must be older than what is looked at.
-            end = self.policy.canary.max_duration - machine.STALE * self.policy.interval
-            in_time = evidence.time - state.since <= end
+            end = policy.canary.max_duration - STALE * policy.interval
+            in_time = seen.evidence.time - state.since <= end
             due = in_time and time.monotonic() - written >= _WATCHED_S
             if due and _beyond(action, "canary", state.weight):
                 # A fault that begins late must not be weighed against all that went well before.
                 action = Action(state.phase, state.weight, f"not approved yet; {action.reason}")
             if not _beyond(action, "canary", state.weight):
-                state, written = self._do(state, action, evidence), time.monotonic()
+                state, written = self._do(state, action, seen), time.monotonic()
             time.sleep(max(0.0, next_look - time.monotonic()))
         return state
+
+    def _decide(self, state: State, seen: Assessment) -> Action:
+        """Raises: Changed: the policy is another one by now, and there is something to weigh."""
+        if state.phase in ("shadow", "canary"):
+            check_policy(self.policy, state)
+        return decide(state, seen)
 
     def _look(self, state: State) -> Evidence:
         runtime, began = self.ports.runtime, time.time()
@@ -360,10 +364,6 @@ class Controller:
             return ""
         return self.ports.reach.problem(state.candidate)
 
-    def _interval(self, state: State) -> float:
-        """s between two looks; getting ready is a matter of seconds, whatever evidence takes."""
-        return min(self.policy.interval, 1.0) if state.phase == "deploy" else self.policy.interval
-
     def _look_anyway(self, state: State) -> Evidence:
         """What can be seen. The way back must not depend on it."""
         try:
@@ -376,7 +376,7 @@ class Controller:
         if state.phase in ("preflight", "deploy"):
             return None, "no traffic to the candidate yet"
         try:
-            return self.ports.source.counts(machine.routes(state), state.shadow_began), ""
+            return self.ports.source.counts(routes_of(state), state.shadow_began), ""
         except ConnectionError as error:
             return None, str(error)
         except Exception as error:
@@ -384,10 +384,10 @@ class Controller:
                 raise
             return None, _told(error)
 
-    def _do(self, state: State, action: Action, evidence: Evidence) -> State:
+    def _do(self, state: State, action: Action, seen: Assessment) -> State:
         self.ports.record.check()
-        event: ReleaseEvent = machine.event(state, action, evidence)
-        state = machine.apply(state, event)
+        event, evidence = next_event(state, action, seen), seen.evidence
+        state = apply(state, event, seen)
         try:
             if state.phase == "rollback":
                 self._steer(state, evidence)
@@ -408,7 +408,7 @@ class Controller:
             # What it sent is counted before live evidence begins. The way back waits for nothing.
             self.ports.shadow.stop(wait=state.phase == "canary")
         self._steer(state, seen)
-        if state.phase == "shadow" and self.policy.shadow.replay and self.ports.shadow:
+        if state.phase == "shadow" and state.policy.shadow.replay and self.ports.shadow:
             self.ports.shadow.start(state.stable or 0)
         if state.phase != "deploy" and self.ports.reach:
             self.ports.reach.end()
@@ -427,7 +427,7 @@ class Controller:
             # One version in both places: the candidate that has just become stable.
             healths[state.stable] = healths.get(state.stable, stable)
             self._keep_running(state.stable, healths[state.stable])
-        routes = machine.routes(state)
+        routes = routes_of(state)
         gone = routes.candidate not in self.ports.runtime.versions()
         self._route(Routes(stable=routes.stable) if gone else routes, healths)
 
@@ -497,6 +497,12 @@ def _check_image(
         )
 
 
+def _interval(state: State) -> float:
+    """s between two looks; getting ready is a matter of seconds, whatever evidence takes."""
+    interval = state.policy.interval
+    return min(interval, 1.0) if state.phase == "deploy" else interval
+
+
 def unchanged(version: int) -> str:
     return f"version {version} is the stable version already; it serves"
 
@@ -504,7 +510,7 @@ def unchanged(version: int) -> str:
 def _ended(events: list[ReleaseEvent]) -> bool:
     """Whether a release can be read to its end."""
     try:
-        return machine.replay(events).phase == "done"
+        return replay(events).phase == "done"
     except UserError:
         return False
 

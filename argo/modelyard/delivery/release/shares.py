@@ -7,7 +7,7 @@ route. And no user is taken from a version that answers and given to one that do
 from collections.abc import Collection, Mapping
 
 from modelyard.delivery.ports import Routes
-from modelyard.delivery.release.decide import State
+from modelyard.delivery.release.state import State
 from modelyard.documents import UserError
 
 Shares = Mapping[int, int]

@@ -4,7 +4,7 @@ import math
 
 from modelyard.delivery.gates.trial import Verdict
 from modelyard.delivery.gates.verdicts import spanning
-from modelyard.delivery.release.decide import State
+from modelyard.delivery.release.state import State
 from modelyard.documents import ReleaseEvent
 
 GATES = {

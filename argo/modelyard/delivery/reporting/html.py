@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from modelyard.delivery.evidence.counts import Disagreement, Pairs, Slice
 from modelyard.delivery.gates.trial import Verdict
 from modelyard.delivery.local.process_supervisor import write_atomically
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Disagreement, Pairs, Slice
 from modelyard.delivery.reporting.format import (
     GATES,
     against,

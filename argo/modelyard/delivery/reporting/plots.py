@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from modelyard.delivery.evidence.differences import quantile
+from modelyard.delivery.evidence.counts import Arm
 from modelyard.delivery.gates.trial import Verdict
-from modelyard.delivery.ports import Arm
-from modelyard.delivery.reporting import format as words
+from modelyard.delivery.reporting.format import bounds
 from modelyard.delivery.reporting.summary import Look, Point, merged, turns
+from modelyard.statistics.histograms import quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -151,7 +151,7 @@ class Pictures:
         with self._axes() as (ax, svg):
             xs = [self._clock(t) for t, _ in track]
             low, high = _window([v for _, v in track], scale)
-            both = [words.bounds(v) for _, v in track]
+            both = [bounds(v) for _, v in track]
             lower = [low if y is None else y * scale for y, _ in both]
             upper = [high if y is None else y * scale for _, y in both]
             ax.fill_between(xs, lower, upper, color=CANDIDATE, alpha=0.18, lw=0,
@@ -302,7 +302,7 @@ def _window(verdicts: Sequence[Verdict], scale: float) -> tuple[float, float]:
     """The part of the axis that matters: limit, estimates, and bounds once they are narrow."""
     late = verdicts[len(verdicts) // 2 :]
     values = [v.limit for v in late] + [v.estimate for v in late]
-    values += words.bounds(late[-1])
+    values += bounds(late[-1])
     known = [v * scale for v in values if v is not None and math.isfinite(v)]
     low, high = min([0.0, *known]), max([0.0, *known])
     room = 0.25 * (high - low or 1.0)

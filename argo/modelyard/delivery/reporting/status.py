@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelyard.delivery.evidence.looks import Health
 from modelyard.delivery.gates.trial import Verdict
-from modelyard.delivery.ports import Health
 from modelyard.delivery.release.shares import told
 from modelyard.delivery.reporting.format import duration
 from modelyard.delivery.reporting.summary import (
@@ -98,7 +98,7 @@ _ABSENT = Health(status="absent", detail="it has no server")
 _AGAIN = "`modelyard release run` starts it again; of the stable version it does nothing more"
 
 
-def status(
+def status_of(
     environment: str,
     releases: Sequence[Sequence[ReleaseEvent]],
     servers: Mapping[int, Health],

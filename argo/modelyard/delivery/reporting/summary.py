@@ -6,8 +6,9 @@ from itertools import pairwise
 
 from pydantic import ValidationError
 
+from modelyard.delivery.evidence.counts import Arm, Counts
+from modelyard.delivery.evidence.looks import Evidence
 from modelyard.delivery.gates.trial import Verdict
-from modelyard.delivery.ports import Arm, Counts, Evidence
 from modelyard.documents import ReleaseEvent, UserError
 from modelyard.documents.record import Decision
 

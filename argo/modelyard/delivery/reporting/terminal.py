@@ -11,10 +11,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from modelyard.delivery.evidence.counts import Arm, Counts
+from modelyard.delivery.evidence.looks import Evidence
 from modelyard.delivery.gates.trial import Verdict
 from modelyard.delivery.policy import Ramp
-from modelyard.delivery.ports import Arm, Counts, Evidence
-from modelyard.delivery.release.decide import State, exposure
+from modelyard.delivery.release.state import State, exposure
 from modelyard.delivery.reporting.format import (
     bounds,
     duration,
