@@ -18,9 +18,12 @@ def test_walls_stand() -> None:
     ("room", "line"),
     [
         ("dagster_project/modelyard/pipeline", "import modelyard.serving\n"),
-        ("bentos/modelyard/serving", "import dagster\n"),
+        ("bentos/modelyard/serving/codec", "import dagster\n"),
+        ("bentos/modelyard/serving/observability", "import modelyard.serving.testing\n"),
+        ("bentos/modelyard/serving", "'on no floor'\n"),
         ("argo/modelyard/delivery", "import torch\n"),
         ("common/modelyard/documents", "import polars\n"),
+        ("common/modelyard/coding", "import pyarrow\n"),
     ],
 )
 def test_a_hole_in_a_wall_is_found(room: str, line: str, tmp_path: Path) -> None:
