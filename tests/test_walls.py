@@ -37,6 +37,11 @@ def test_walls_stand() -> None:
         ("argo/modelyard/delivery/hole.py", "", FLOORS),
         ("argo/modelyard/delivery/gates/verdicts.py", "import modelyard.delivery.gates.trial",
          "No import of delivery goes in a circle, on a floor neither"),
+        ("bentos/modelyard/serving/observability/hole.py", "import modelyard.serving.testing",
+         "The floors of serving: an import goes down"),
+        ("bentos/modelyard/serving/hole.py", "", "The floors of serving: an import goes down"),
+        ("common/modelyard/coding/hole.py", "import pyarrow",
+         "The coding of the signature needs numpy only"),
     ],
 )  # fmt: skip
 def test_a_hole_is_found(file: str, line: str, contract: str, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from modelyard.documents import Signature
-from modelyard.documents.signature import Input, Number
+from modelyard.serving.codec.schemas import openapi_schema
 from modelyard.serving.codec.types import ARROW, JSON
 
 SCHEMAS = "#/components/schemas/"
@@ -30,7 +30,6 @@ REFUSALS = {
     "try again.",
     "504": "The service's own code took too long.",
 }
-FLOAT32_MAX = 3.4028234663852886e38
 
 
 def components(signature: Signature, max_rows: int) -> dict[str, Any]:
@@ -39,14 +38,14 @@ def components(signature: Signature, max_rows: int) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "required": [i.name for i in signature.inputs],
-        "properties": {i.name: _field(i) for i in signature.inputs},
+        "properties": {i.name: openapi_schema(i) for i in signature.inputs},
     }
     columns: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
         "required": [i.name for i in signature.inputs],
         "description": "Arrays of the same length.",
-        "properties": {i.name: _array(_field(i), max_rows) for i in signature.inputs},
+        "properties": {i.name: _array(openapi_schema(i), max_rows) for i in signature.inputs},
     }
     if signature.example:
         row["example"] = signature.example
@@ -148,25 +147,6 @@ def paths(signature: Signature) -> dict[str, Any]:
             }
         },
     }
-
-
-def _field(field: Input) -> dict[str, Any]:
-    if isinstance(field, Number):
-        schema: dict[str, Any] = {"type": "integer" if field.integer else "number"}
-        schema["minimum"] = -FLOAT32_MAX if field.minimum is None else field.minimum
-        schema["maximum"] = FLOAT32_MAX if field.maximum is None else field.maximum
-        if field.unit:
-            schema["description"] = field.unit
-    else:
-        schema = {"type": "string"}
-        if field.open:
-            schema["description"] = f"known: {', '.join(field.values)}"
-        else:
-            # OpenAPI 3.0: null must be listed, too, where an enum is nullable.
-            schema["enum"] = [*field.values, *([None] if field.nullable else [])]
-    if field.nullable:
-        schema["nullable"] = True
-    return schema
 
 
 def _prediction(signature: Signature) -> dict[str, Any]:

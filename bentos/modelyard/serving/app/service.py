@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import bentoml
-import yaml
 from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
 
@@ -27,9 +26,13 @@ from modelyard.serving.api.limits import (
     Admission,
     most_waiting,
 )
-from modelyard.serving.app.drain import drain_s, on_sigterm
+from modelyard.serving.app.drain import drain_s
+from modelyard.serving.bentoml_compat.configuration import asked_for, settings_of, worker_count
+from modelyard.serving.bentoml_compat.document import Document
 from modelyard.serving.bentoml_compat.image import serving_image
+from modelyard.serving.bentoml_compat.sigterm import on_sigterm
 from modelyard.serving.bentoml_compat.supervisor import supervise
+from modelyard.serving.bentoml_compat.versions import check_versions
 from modelyard.serving.codec.types import Prediction, Row
 from modelyard.serving.observability import buckets
 from modelyard.serving.package import Package, find_package
@@ -90,7 +93,7 @@ class ModelService:
         """In the worker, before it listens: load the model and have it score once."""
         from modelyard.serving.inference.predictor import Predictor
 
-        settings = _settings(self.bento_service.name)  # pyrefly: ignore[missing-attribute]
+        settings = settings_of(self)
         traffic = settings["traffic"]
         code = None if type(self).predict is ModelService.predict else self.predict
         try:
@@ -101,7 +104,7 @@ class ModelService:
             logger.error("not ready, and will not be: %s", error)
             return
         if most := traffic["max_concurrency"]:
-            self.admission.most = math.ceil(most / _workers(settings))
+            self.admission.most = math.ceil(most / worker_count(settings))
         elif not self.max_waiting and not code:
             self.admission.most = most_waiting(self.predictor.row_s)
         self.admission.shrinks = code is None
@@ -169,12 +172,14 @@ def service(
         settings: as of `bentoml.service`: workers, resources, traffic, envs …
 
     Raises:
-        BentoMLException: there is no model package to serve; BentoML's commands print it.
+        BentoMLException: there is no model package to serve, or BentoML, uvicorn or
+            prometheus_client have another version than was tried; BentoML's commands print it.
     """
 
     def decorate(inner: type[ModelService]) -> "bentoml.Service[ModelService]":
         folder = Path(str(sys.modules[inner.__module__].__file__)).resolve().parent
         try:
+            check_versions()
             inner.package = find_package(folder)
         except UserError as error:
             raise BentoMLException(str(error)) from None
@@ -212,18 +217,18 @@ class _Service(bentoml.Service):
         """
         from modelyard.serving.api.dispatch import App, Dispatch
         from modelyard.serving.api.routes import Routes, refusal
-        from modelyard.serving.bentoml_compat.endpoints import bounded
         from modelyard.serving.bentoml_compat.protocol import install
+        from modelyard.serving.bentoml_compat.request_metrics import by_route
 
         app: Any = super().to_asgi(is_main)
         prefix = (self.path_prefix or "").rstrip("/")
         routes: App = Routes(prefix)
-        asked = [middleware for middleware in app.user_middleware if _asked_for(middleware.cls)]
+        asked = [middleware for middleware in app.user_middleware if asked_for(middleware.cls)]
         for middleware in reversed(asked):
             routes = middleware.cls(routes, *middleware.args, **middleware.kwargs)
         # Middleware that was asked for would miss the refusals.
         install(f"{prefix}/predict", None if asked else refusal)
-        app.user_middleware = [bounded(middleware) for middleware in app.user_middleware]
+        app.user_middleware = [by_route(middleware) for middleware in app.user_middleware]
         return Dispatch(app, routes, prefix)
 
     @property
@@ -235,44 +240,4 @@ class _Service(bentoml.Service):
         document["components"]["schemas"] |= openapi.components(
             package.signature, self.inner.max_rows
         )
-        return _Document(document)
-
-
-def _settings(name: str) -> dict[str, Any]:
-    """A service's settings as BentoML acts on them: from its code, $BENTOML_CONFIG, defaults."""
-    from bentoml._internal.configuration.containers import BentoMLContainer
-
-    return BentoMLContainer.config.services[name].get()
-
-
-def _workers(settings: dict[str, Any]) -> int:
-    """How many BentoML starts; by its own count of CPUs, which a container's limit bounds."""
-    from bentoml._internal.resource import system_resources
-
-    workers = settings["workers"] or 1
-    return int(system_resources()["cpu"]) or 1 if workers == "cpu_count" else workers
-
-
-def _asked_for(middleware: Any) -> bool:
-    """Whether it is there by a setting, rather than by default."""
-    from bentoml._internal.configuration.containers import BentoMLContainer
-
-    if middleware.__name__ == "OpenTelemetryMiddleware":
-        return bool(BentoMLContainer.config.tracing.sample_rate.get())
-    replaced = (
-        "RunnerTrafficMetricsMiddleware",
-        "TimeoutMiddleware",
-        "MaxConcurrencyMiddleware",
-        "ContextMiddleware",
-    )
-    return middleware.__name__ not in replaced
-
-
-class _Document(dict[str, Any]):
-    """What BentoML wants of an OpenAPI specification: `asdict`, and to be dumped as YAML."""
-
-    def asdict(self) -> dict[str, Any]:
-        return dict(self)
-
-
-yaml.add_representer(_Document, lambda dumper, document: dumper.represent_dict(document))
+        return Document(document)

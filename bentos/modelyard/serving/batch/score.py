@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from modelyard.documents import UserError
 from modelyard.serving.batch.source import Source
-from modelyard.serving.codec import arrow_codec
+from modelyard.serving.codec.arrow_codec import ArrowDecoder
 from modelyard.serving.inference.model import Model
 from modelyard.serving.package import Package, read_package
 
@@ -56,6 +56,7 @@ class Scorer:
                 is written.
         """
         self._model, self._package = Model(package.path), package
+        self._decoder = ArrowDecoder(package.signature)
         signature = package.signature
         number = pa.list_(pa.float32()) if signature.task == "multiclass" else pa.float32()
         self._added = [pa.field("score", number)]
@@ -80,10 +81,8 @@ class Scorer:
         Raises:
             UserError: a score is no finite number.
         """
-        model, count = self._model, table.num_rows
-        numbers, categories, errors = arrow_codec.encode(
-            table, self._package.signature, model.encoder, count
-        )
+        count = table.num_rows
+        (numbers, categories), errors = self._decoder.encode(table, most=count)
         table = table.add_column(0, "row", pa.array(np.arange(start, start + count)))
         if not errors:
             return self._scores(table, numbers, categories), self.quarantined.empty_table()

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from modelyard.documents import Signature, UserError
 from modelyard.serving.codec.arrow_codec import without_views, wrong_types
+from modelyard.serving.codec.schemas import arrow_type
 
 BUFFER_BYTES = 2**20
 Batches = tuple[pa.Schema, Iterator[pa.RecordBatch]]
@@ -73,7 +74,7 @@ def _csv(file: Path, rows: int, signature: Signature) -> Batches:
     """An empty field is missing. What is no number of the model stays text: a key such as 01
     would be another one as a number, and the first megabyte does not tell a column's type."""
     types = {name: pa.string() for name in pa.csv.open_csv(file).schema.names}
-    types |= {number.name: pa.float64() for number in signature.numbers}
+    types |= {number.name: arrow_type(number) for number in signature.numbers}
     convert = pa.csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
     given = pa.csv.open_csv(file, convert_options=convert)
     return given.schema, given

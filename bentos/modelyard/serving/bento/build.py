@@ -23,6 +23,7 @@ from modelyard.serving.bento.closure import pinned, write_wheel
 from modelyard.serving.bento.hashes import file_hash, hashed, shipped_pin
 from modelyard.serving.bento.sbom import sbom
 from modelyard.serving.bentoml_compat.image import INSTALLER, REQUIREMENTS, WHEELS
+from modelyard.serving.bentoml_compat.versions import check_versions
 from modelyard.serving.inference.runtime import runtime_of
 from modelyard.serving.package import newest, read_package, versions
 
@@ -46,8 +47,10 @@ def build(
 
     Raises:
         UserError: there is no such package, it is damaged, the service can't be
-            imported, or the newest version was built from other content before.
+            imported, the newest version was built from other content before, or BentoML is of
+            another version than was tried.
     """
+    check_versions()
     project = _project(repo)
     name = project["name"]
     number, package = _choose(repo / STATE / "packages", version, package)

@@ -19,7 +19,7 @@ from packaging.version import Version
 from modelyard.documents import UserError
 from modelyard.serving.bento.hashes import SHIPPED
 
-PACKAGES = ("documents", "serving")
+PACKAGES = ("coding", "documents", "serving")
 """of modelyard, which a server imports"""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -55,7 +55,7 @@ def pinned(requirements: list[str]) -> list[str]:
 
 
 def write_wheel(folder: Path) -> Path:
-    """A wheel of modelyard's documents and serving, as installed here; the same bytes each time."""
+    """A wheel of what a server imports of modelyard, as installed here; always the same bytes."""
     distribution = metadata.distribution("modelyard")
     stem = f"modelyard-{distribution.version}"
     files = {

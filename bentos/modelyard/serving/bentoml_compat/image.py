@@ -4,6 +4,11 @@ BentoML renders the Dockerfile from its own template: one stage, in which it ins
 /app/.venv, installs the requirements, and copies the Bento. It writes our commands behind `RUN`,
 and one of several lines may go on with other instructions: that is how the install gets a stage
 of its own, and the image only its outcome (docs/decisions/0036).
+
+Relies on: the template's stage `base-container`, its order of commands, `/app/.venv`, and that the
+first command of a distribution is its compiler and git.
+Upstream: none known for stages or hashes. A Dockerfile template of one's own, which bentofile.yaml
+may name, would have to follow theirs (bentoml/BentoML#5120).
 """
 
 import os

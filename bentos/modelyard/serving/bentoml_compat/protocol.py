@@ -5,6 +5,11 @@ and Envoy does not send a prediction twice: the proxy has to be the first to clo
 Envoy does so after an hour, uvicorn after 5 s.
 
 Under overload most of a worker's time would go into refusing, if each request were a task first.
+
+Relies on: the table `uvicorn.config.HTTP_PROTOCOLS`; attributes and callbacks of
+`HttpToolsProtocol` (`cycle`, `headers`, `url`, `parser`, `timeout_keep_alive` …).
+Upstream: BentoML passes on no option of uvicorn's, bentoml/BentoML#4671 (closed); none known that
+would let uvicorn refuse before there is a task.
 """
 
 import asyncio

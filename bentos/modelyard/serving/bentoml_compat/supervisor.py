@@ -1,4 +1,9 @@
-"""The process above the workers: it opens the port, and replaces one that was killed at once."""
+"""The process above the workers: it opens the port, and replaces one that was killed at once.
+
+Relies on: `bentoml._internal.utils.circus.Arbiter`, the class that `bentoml serve` makes its
+supervisor of, with its `check_delay`, `sockets` and watchers' `respawn`; the name of the socket.
+Upstream: none known. circus-tent/circus#1103 asks for the opposite, an end with the worker.
+"""
 
 import socket
 from typing import Any

@@ -1,6 +1,7 @@
 """Arrow streams: rows in bulk, checked a column at a time. Imported when first asked for."""
 
 import struct
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pyarrow.compute as pc
 from flatbuffers.number_types import Uint8Flags
 from flatbuffers.table import Table
 
+from modelyard.coding import Arrays, Coder, codes_of_places, fits
 from modelyard.documents import Signature
-from modelyard.documents.signature import Category, Number
+from modelyard.documents.signature import Category, Input, Number
 from modelyard.serving.codec.errors import (
     MOST_ERRORS,
     Refusal,
@@ -19,29 +21,64 @@ from modelyard.serving.codec.errors import (
     refuse_errors,
 )
 from modelyard.serving.codec.types import Row
-from modelyard.serving.codec.validation import Encoder
+from modelyard.serving.codec.validation import Validator
 
 _RECORD_BATCH, _DICTIONARY_BATCH = 3, 2
 """MessageHeader of Arrow's format/Message.fbs"""
 
 
-def read(
-    body: bytes, signature: Signature, encoder: Encoder, max_rows: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers float32 [N, n] and categories int64 [N, c] of an Arrow stream.
+class ArrowDecoder:
+    """Streams and tables of one signature."""
 
-    Raises:
-        Refusal: it is no stream, compressed, or does not fit the signature.
-    """
-    table = _table(body, max_rows)
-    check_count(table.num_rows, max_rows)
-    repeated = [n for n in table.column_names if table.column_names.count(n) > 1]
-    refuse_errors([RowError(0, n[:100], "stands twice") for n in repeated])
-    refuse_errors(encoder.wrong_names(0, table.column_names))
-    refuse_errors(wrong_types(table.schema, signature))
-    numbers, categories, errors = encode(table, signature, encoder)
-    refuse_errors(sorted(errors)[:MOST_ERRORS])
-    return numbers, categories
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+        self._validator, self._coder = Validator(signature), Coder(signature)
+
+    def decode(self, body: bytes, max_rows: int) -> Arrays:
+        """The rows of an Arrow stream.
+
+        Raises:
+            Refusal: it is no stream, compressed, or does not fit the signature.
+        """
+        table = _table(body, max_rows)
+        check_count(table.num_rows, max_rows)
+        repeated = [n for n in table.column_names if table.column_names.count(n) > 1]
+        refuse_errors([RowError(0, n[:100], "stands twice") for n in repeated])
+        refuse_errors(self._validator.wrong_names(0, table.column_names))
+        refuse_errors(wrong_types(table.schema, self._signature))
+        arrays, errors = self.encode(table)
+        refuse_errors(sorted(errors)[:MOST_ERRORS])
+        return arrays
+
+    def encode(self, table: pa.Table, most: int = MOST_ERRORS) -> tuple[Arrays, list[RowError]]:
+        """The rows of a table as arrays, and what is wrong with which of them.
+
+        Args:
+            table: has all inputs, with the right types (`wrong_types`).
+            most: errors of a column that are looked for; what a bad row is coded as means nothing.
+        """
+        errors: list[RowError] = []
+
+        def explain(given: Input, rows: np.ndarray) -> None:
+            errors.extend(self._explain(table[given.name], given.name, rows, most))
+
+        arrays = self._coder.columns(
+            table.num_rows,
+            lambda number: _number(table[number.name], number, explain),
+            lambda category: _category(table[category.name], category, explain),
+        )
+        return arrays, errors
+
+    def _explain(
+        self, column: pa.ChunkedArray, name: str, rows: np.ndarray, most: int
+    ) -> Iterator[RowError]:
+        """What a row of JSON would be told, of suspicious rows."""
+        for row in rows.tolist():
+            if message := self._validator.check(name, column[row].as_py()):
+                yield RowError(row, name, message)
+                most -= 1
+                if not most:
+                    return
 
 
 def without_views(schema: pa.Schema) -> pa.Schema:
@@ -73,28 +110,6 @@ def wrong_types(schema: pa.Schema, signature: Signature) -> list[RowError]:
             wanted = "numbers" if numeric else "strings"
             found.append(RowError(0, given.name, f"must be a column of {wanted}, not {kind}"))
     return found
-
-
-def encode(
-    table: pa.Table, signature: Signature, encoder: Encoder, most: int = MOST_ERRORS
-) -> tuple[np.ndarray, np.ndarray, list[RowError]]:
-    """Numbers float32 [N, n], categories int64 [N, c], and what is wrong with which rows.
-
-    Args:
-        table: has all inputs, with the right types (`wrong_types`).
-        most: errors of a column that are looked for; what a bad row is encoded as means nothing.
-    """
-    errors: list[RowError] = []
-    numbers = np.empty((table.num_rows, len(signature.numbers)), dtype=np.float32)
-    for place, number in enumerate(signature.numbers):
-        values = _number(table[number.name], number, encoder, errors, most)
-        with np.errstate(over="ignore"):  # such a value has been refused
-            numbers[:, place] = values
-    categories = np.empty((table.num_rows, len(signature.categories)), dtype=np.int64)
-    for place, category in enumerate(signature.categories):
-        column = table[category.name]
-        categories[:, place] = _category(column, category, encoder, errors, most)
-    return numbers, categories, errors
 
 
 def to_rows(body: bytes) -> list[Row]:
@@ -168,57 +183,33 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _number(
-    column: pa.ChunkedArray, given: Number, encoder: Encoder, errors: list[RowError], most: int
+    column: pa.ChunkedArray, given: Number, explain: Callable[[Input, np.ndarray], None]
 ) -> np.ndarray:
-    """float64 [N]; a missing one is NaN."""
+    """float64 [N]; a missing one is NaN. What may not fit is explained."""
     if pa.types.is_null(column.type):
         values = np.full(len(column), np.nan)
     else:
         values = column.to_numpy().astype(np.float64, copy=False)
-    known = ~np.isnan(values)
-    low = -np.inf if given.minimum is None else given.minimum
-    high = np.inf if given.maximum is None else given.maximum
-    with np.errstate(invalid="ignore", over="ignore"):
-        good = np.isfinite(values.astype(np.float32)) & (values >= low) & (values <= high)
-        if given.integer:
-            good &= values == np.floor(values)
+    known, good = ~np.isnan(values), fits(values, given)
     missing = len(values) - int(known.sum())
-    if good.all() or (given.nullable and missing == column.null_count and (good | ~known).all()):
-        return values
-    bad = np.flatnonzero(~good)
-    _explain(column, bad, given.name, encoder, errors, most)
+    if not (
+        good.all() or (given.nullable and missing == column.null_count and (good | ~known).all())
+    ):
+        explain(given, np.flatnonzero(~good))
     return values
 
 
 def _category(
-    column: pa.ChunkedArray, given: Category, encoder: Encoder, errors: list[RowError], most: int
+    column: pa.ChunkedArray, given: Category, explain: Callable[[Input, np.ndarray], None]
 ) -> np.ndarray:
-    """int64 [N]; 0 is a missing value, and one that is not listed."""
+    """Codes, int64 [N]. What may not fit is explained."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     values = pa.array(given.values, pa.string())
     found = pc.call_function("index_in", [column.cast(pa.string())], pc.SetLookupOptions(values))
-    codes = found.fill_null(-1).to_numpy().astype(np.int64) + 1
+    codes = codes_of_places(given, found.fill_null(-1).to_numpy())
     unlisted = np.flatnonzero(codes == 0)
     nullable = given.nullable or not column.null_count
     if len(unlisted) and not (nullable and (given.open or column.null_count == len(unlisted))):
-        _explain(column, unlisted, given.name, encoder, errors, most)
+        explain(given, unlisted)
     return codes
-
-
-def _explain(
-    column: pa.ChunkedArray,
-    rows: np.ndarray,
-    name: str,
-    encoder: Encoder,
-    errors: list[RowError],
-    most: int,
-) -> None:
-    """Say of the suspicious rows what a row of JSON would be told."""
-    found = 0
-    for row in rows.tolist():
-        if message := encoder.check(name, column[row].as_py()):
-            errors.append(RowError(row, name, message))
-            found += 1
-            if found == most:
-                return

@@ -1,6 +1,7 @@
 """From the body of a request to arrays: by its content type, through the signature."""
 
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -8,7 +9,9 @@ from modelyard.documents import Signature
 from modelyard.serving.codec.errors import Refusal
 from modelyard.serving.codec.json_codec import JsonDecoder, to_rows
 from modelyard.serving.codec.types import ARROW, JSON, Form, Row
-from modelyard.serving.codec.validation import Encoder
+
+if TYPE_CHECKING:
+    from modelyard.serving.codec.arrow_codec import ArrowDecoder
 
 
 class Inputs(NamedTuple):
@@ -33,13 +36,12 @@ class Inputs(NamedTuple):
 
 
 class Parser:
-    """The bodies of one signature; what decodes them is compiled once."""
+    """The bodies of one signature; what decodes them is made once."""
 
     def __init__(self, signature: Signature, max_rows: int) -> None:
         self._signature = signature
         self._max_rows = max_rows
-        self._encoder = Encoder(signature)
-        self._json = JsonDecoder(signature, self._encoder, max_rows)
+        self._json = JsonDecoder(signature, max_rows)
 
     def parse(self, kind: str, body: bytes) -> Inputs:
         """The rows of a body of this content type.
@@ -50,8 +52,11 @@ class Parser:
         if kind == JSON:
             return Inputs(*self._json.decode(body), body)
         if kind == ARROW:
-            from modelyard.serving.codec import arrow_codec  # when it is first asked for
-
-            arrays = arrow_codec.read(body, self._signature, self._encoder, self._max_rows)
-            return Inputs(*arrays, "arrow", body)
+            return Inputs(*self._arrow.decode(body, self._max_rows), "arrow", body)
         raise Refusal(415, f"content-type: {JSON} or {ARROW} is wanted, not {kind[:100]}")
+
+    @cached_property
+    def _arrow(self) -> "ArrowDecoder":
+        from modelyard.serving.codec.arrow_codec import ArrowDecoder  # when it is first asked for
+
+        return ArrowDecoder(self._signature)

@@ -5,19 +5,21 @@ say what is wrong with which field of which row.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 from pydantic_core import from_json
 
+from modelyard.coding import Coder
 from modelyard.documents import Signature
 from modelyard.documents.signature import Input, Number
 from modelyard.serving.codec.errors import Refusal, RowError, check_count, refuse_errors
+from modelyard.serving.codec.schemas import json_type
 from modelyard.serving.codec.types import Form, Row
-from modelyard.serving.codec.validation import FLOAT32_MAX, Encoder
+from modelyard.serving.codec.validation import Validator
 
 Decoded = tuple[np.ndarray, np.ndarray, Form]
 """numbers float32 [N, n], categories int64 [N, c], and the form that the rows had"""
@@ -26,8 +28,8 @@ Decoded = tuple[np.ndarray, np.ndarray, Form]
 class JsonDecoder:
     """The JSON bodies of one signature; its decoders are compiled once."""
 
-    def __init__(self, signature: Signature, encoder: Encoder, max_rows: int) -> None:
-        self._encoder = encoder
+    def __init__(self, signature: Signature, max_rows: int) -> None:
+        self._validator, self._coder = Validator(signature), Coder(signature)
         self._max_rows = max_rows
         self._width = len(signature.inputs)
         places = {f"f{place}": given for place, given in enumerate(signature.inputs)}
@@ -35,10 +37,6 @@ class JsonDecoder:
         numbers = [p for p, given in places.items() if isinstance(given, Number)]
         categories = [p for p in places if p not in numbers]
         self._numbers, self._categories = _values(numbers), _values(categories)
-        self._codes = [
-            {value: code for code, value in enumerate(c.values, start=1)}
-            for c in signature.categories
-        ]
         row = _struct(places, names)
         self._rows = _decoder("rows", list[row])
         self._columns = _decoder("columns", _struct(places, names, of=list))
@@ -59,9 +57,9 @@ class JsonDecoder:
         # A key brings a colon. More of them than keys: one stands twice, or in a string.
         if not 0 < count <= self._max_rows or body.count(b":") != 1 + count * self._width:
             return None
-        numbers = np.array([*map(self._numbers, rows)], dtype=np.float32)
+        numbers = self._coder.numbers([*map(self._numbers, rows)])
         columns = zip(*map(self._categories, rows), strict=True)
-        return numbers, self._encoded(count, columns), "rows"
+        return numbers, self._coder.categories(columns, count), "rows"
 
     def _decode_columns(self, body: bytes) -> Decoded | None:
         try:
@@ -75,19 +73,11 @@ class JsonDecoder:
             return None
         if body.count(b":") != 1 + self._width:
             return None
-        values = np.empty((count, len(numbers)), dtype=np.float32)
-        for place, column in enumerate(numbers):
-            values[:, place] = np.array(column, dtype=np.float32)  # None becomes NaN
-        return values, self._encoded(count, categories), "columns"
-
-    def _encoded(self, count: int, categories: Iterable[Collection[Any]]) -> np.ndarray:
-        """int64 [N, c] of columns of values."""
-        codes = [
-            [table.get(value, 0) for value in column]
-            for table, column in zip(self._codes, categories, strict=True)
-        ]
-        whole = np.array(codes, dtype=np.int64).reshape(len(codes), count)
-        return np.ascontiguousarray(whole.T)
+        return (
+            self._coder.number_columns(numbers, count),
+            self._coder.categories(categories, count),
+            "columns",
+        )
 
     def _explain(self, body: bytes) -> Decoded:
         """Parse slowly, to say what is wrong; it may also be right, but unusual.
@@ -106,12 +96,12 @@ class JsonDecoder:
             raise Refusal(400, f"the key {name[:100]!r} stands twice in one object")
         rows = self._rows_of(given) if form == "columns" else given
         check_count(len(rows), self._max_rows)
-        refuse_errors(self._encoder.errors(rows))
-        return *self._encoder.encode(rows), form
+        refuse_errors(self._validator.errors(rows))
+        return *self._coder.rows(rows), form
 
     def _rows_of(self, columns: dict[str, Any]) -> list[Row]:
         """The rows of columns of this signature, lists as long as one another."""
-        refuse_errors(self._encoder.wrong_names(0, columns))
+        refuse_errors(self._validator.wrong_names(0, columns))
         lists = {name: column for name, column in columns.items() if type(column) is list}
         refuse_errors([RowError(0, n, "must be an array") for n in columns if n not in lists])
         first, *others = lists
@@ -150,21 +140,9 @@ def _decoder(key: str, value: Any) -> Any:
 
 def _struct(places: dict[str, Input], names: dict[str, str], of: Any = None) -> Any:
     """A row, or with `of=list` one list a field."""
-    types = {place: _type(given) for place, given in places.items()}
+    types = {place: json_type(given) for place, given in places.items()}
     fields = [(place, of[kind] if of else kind) for place, kind in types.items()]
     return msgspec.defstruct("Row", fields, rename=names, forbid_unknown_fields=True, gc=False)
-
-
-def _type(given: Input) -> Any:
-    """The values that an input takes, as a type that msgspec checks while it parses."""
-    if isinstance(given, Number):
-        low = -FLOAT32_MAX if given.minimum is None else given.minimum
-        high = FLOAT32_MAX if given.maximum is None else given.maximum
-        whole = 1 if given.integer else None
-        kind: Any = Annotated[float, msgspec.Meta(ge=low, le=high, multiple_of=whole)]
-    else:
-        kind = str if given.open else Literal[given.values]  # pyrefly: ignore[invalid-literal]
-    return kind | None if given.nullable else kind
 
 
 def _values(places: list[str]) -> Callable[[Any], tuple[Any, ...]]:

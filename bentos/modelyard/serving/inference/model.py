@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from modelyard.coding import Coder
 from modelyard.documents import Signature, UserError, verify_package
 from modelyard.serving.codec.types import Prediction, Row
-from modelyard.serving.codec.validation import Encoder
+from modelyard.serving.codec.validation import Validator
 from modelyard.serving.inference.runtime import load_graph
 
 SELF_CHECK_ROWS = 256
@@ -26,13 +27,13 @@ class Model:
                 the graph's scores for `reference.parquet` are not those of the training.
         """
         _, self.signature, _ = verify_package(package)
-        self.encoder = Encoder(self.signature)
+        self._coder, self._validator = Coder(self.signature), Validator(self.signature)
         self.graph = load_graph(package)
         self._check(package / "reference.parquet")
 
     def scores(self, rows: list[Row]) -> np.ndarray:
         """float32 [N], or [N, classes] of a multiclass model; the rows fit the signature."""
-        return self.graph(*self.encoder.encode(rows))
+        return self.graph(*self._coder.rows(rows))
 
     def predict(self, rows: list[Row]) -> list[Prediction]:
         """One prediction a row, in the order of the rows, which fit the signature."""
@@ -66,7 +67,7 @@ class Model:
         """
         rows, expected = _reference(reference, self.signature)
         where = f"{reference}: self-check failed"
-        if errors := self.encoder.errors(rows):
+        if errors := self._validator.errors(rows):
             index, field, message = errors[0]
             raise UserError(f"{where}: row {index}: {field}: {message}; train the model again")
         found = self.scores(rows)

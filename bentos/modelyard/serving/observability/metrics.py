@@ -8,22 +8,16 @@ hundredth of a write for each.
 
 import bisect
 import collections
-import os
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prometheus_client import (
-    REGISTRY,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    multiprocess,
-)
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 from modelyard.documents import Signature
+from modelyard.serving.bentoml_compat.prometheus import forget_the_killed, observe_counts
+from modelyard.serving.bentoml_compat.request_metrics import own_labels, request_families
 from modelyard.serving.codec.types import Prediction
 from modelyard.serving.observability import buckets
 
@@ -54,11 +48,7 @@ class Tally:
 
     def flush(self) -> None:
         counts, self._counts = self._counts, [0] * len(self._counts)
-        # Histogram.observe takes one value at a time; this is what it does with each.
-        for bucket, count in zip(self._histogram._buckets, counts, strict=True):
-            if count:
-                bucket.inc(count)
-        self._histogram._sum.inc(self._sum)
+        observe_counts(self._histogram, counts, self._sum)
         self._sum = 0.0
 
 
@@ -74,7 +64,7 @@ class Metrics:
         self._multiclass = signature.task == "multiclass"
         self._classes = signature.classes
         self._families: list[Any] = []
-        _forget_the_killed()
+        forget_the_killed()
         regression = signature.task == "regression"
         scores = _quantiles(reference) if regression else buckets.PROBABILITY
         self._predictions = self._family(Counter, "predictions", "Rows predicted", ["class"])
@@ -154,50 +144,12 @@ class Metrics:
         return Tally(family.labels(**self._labels), bounds)
 
 
-def _forget_the_killed() -> None:
-    """A worker that was killed has left its gauges, and its queue would be counted for ever."""
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    for file in Path(folder).glob("gauge_live*_*.db") if folder else ():
-        pid = file.stem.rpartition("_")[2]
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            multiprocess.mark_process_dead(pid)
-        except PermissionError:
-            continue  # it lives
-
-
 class _Requests:
-    """BentoML's request metrics of `/predict`, which its middleware does not see.
-
-    In a server they are files that all workers share by name, so that these lines stand
-    in BentoML's families; the registry, which has BentoML's own objects of these names, is
-    not asked. Without such files (`to_asgi()` in one process) they are not shown.
-    """
+    """BentoML's request metrics of `/predict`, which its middleware does not see."""
 
     def __init__(self) -> None:
-        from bentoml._internal.context import server_context
-
-        self._names = {
-            "endpoint": "/predict",
-            "service_name": server_context.bento_name or "",
-            "service_version": server_context.bento_version or "not available",
-            "runner_name": server_context.service_name or "",
-        }
-        labels = ["endpoint", "service_name", "service_version", "http_response_code"]
-        self._total = Counter(
-            "bentoml_service_request",
-            "Total number of runner RPC",
-            [*labels, "runner_name"],
-            registry=CollectorRegistry(),
-        )
-        self._duration = Histogram(
-            "bentoml_service_request_duration_seconds",
-            "runner RPC duration in seconds",
-            [*labels, "runner_name"],
-            buckets=buckets.DURATION_S,
-            registry=CollectorRegistry(),
-        )
+        self._names = own_labels("/predict")
+        self._total, self._duration = request_families(buckets.DURATION_S)
         self._counts: dict[int, int] = {}
         self._tallies: dict[int, Tally] = {}
         for code in (200, 500):  # a rate needs a first sample

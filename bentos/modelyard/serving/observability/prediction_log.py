@@ -22,7 +22,7 @@ import pyarrow.parquet
 from pydantic_core import from_json
 
 from modelyard.documents import Signature, UserError
-from modelyard.documents.signature import Number
+from modelyard.serving.codec.schemas import arrow_type
 from modelyard.serving.codec.types import Form
 from modelyard.serving.observability import memory
 
@@ -196,10 +196,7 @@ class _Tables:
     def __init__(self, signature: Signature, version: int) -> None:
         self._version = version
         self._task, self._classes = signature.task, signature.classes
-        kinds = [
-            (i.name, pa.float64() if isinstance(i, Number) else pa.string())
-            for i in signature.inputs
-        ]
+        kinds = [(given.name, arrow_type(given)) for given in signature.inputs]
         self._row = pa.struct(kinds)
         self._bodies = {
             "rows": pa.schema([("rows", pa.list_(self._row))]),

@@ -1,19 +1,27 @@
 """Rows and whole model packages for any signature, without training."""
 
-import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from modelyard.coding import Coder, draw
 from modelyard.documents import Manifest, Signature, write_manifest
-from modelyard.documents.signature import Category, Input
 from modelyard.serving.codec.types import Row
-from modelyard.serving.codec.validation import Encoder
+
+MISSING = UNLISTED = 0.2
+"""shares of the values: some are among few rows, too"""
 
 
 def draw_rows(signature: Signature, count: int, seed: int = 0) -> list[Row]:
     """Rows that fit a signature, with missing and unlisted values where it allows them."""
-    source = random.Random(seed)
-    return [{i.name: _draw(i, source) for i in signature.inputs} for _ in range(count)]
+    random = np.random.default_rng(seed)
+    columns = {
+        given.name: draw(given, count, random, MISSING, UNLISTED).tolist()
+        for given in signature.inputs
+    }
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def write_package(
@@ -44,7 +52,7 @@ def write_package(
     if onnx:
         _write_onnx(program, folder / "model.onnx")
     reference = draw_rows(signature, 200)
-    numbers, categories = Encoder(signature).encode(reference)
+    numbers, categories = Coder(signature).rows(reference)
     with torch.inference_mode():
         scores = graph(torch.from_numpy(numbers), torch.from_numpy(categories)).numpy()
     names = ["score"] if scores.ndim == 1 else [f"score_{c}" for c in signature.classes]
@@ -55,18 +63,6 @@ def write_package(
     (folder / "model_card.md").write_text(f"# {name}\n\nUntrained: for tests.\n")
     write_manifest(folder, _manifest(name, torch.__version__))
     return folder
-
-
-def _draw(field: Input, source: random.Random) -> float | str | None:
-    if field.nullable and source.random() < 0.2:
-        return None
-    if isinstance(field, Category):
-        unlisted = field.open and source.random() < 0.2
-        return "not listed" if unlisted else source.choice(field.values)
-    low = field.minimum if field.minimum is not None else (field.maximum or 1.0) - 1
-    high = field.maximum if field.maximum is not None else low + 1
-    value = source.uniform(low, high)
-    return round(value) if field.integer else value
 
 
 def _graph(signature: Signature) -> Any:

@@ -6,9 +6,10 @@ from pathlib import Path
 import polars as pl
 import polars.selectors as cs
 
+from modelyard.coding import fits
 from modelyard.documents import Signature, UserError
 from modelyard.documents.files import replaced
-from modelyard.documents.signature import Category, Number
+from modelyard.documents.signature import Category, Input, Number
 from modelyard.pipeline.data.content import HASH, content_hash
 
 
@@ -49,32 +50,38 @@ def _check(frame: pl.DataFrame, signature: Signature, path: Path) -> None:
         )
     for given in signature.inputs:
         column = frame[given.name]
+        if not _has_type(column.dtype, given):
+            wanted = "numbers" if isinstance(given, Number) else "strings"
+            raise UserError(
+                f"features of {path.stem}: {given.name} must be a column of {wanted}, not "
+                f"{column.dtype}; cast it in features(), as a request to the server must have it"
+            )
         if column.null_count() and not given.nullable:
             raise UserError(
                 f"features of {path.stem}: {given.name} is missing in {column.null_count()} rows; "
                 "declare it nullable, or let the contract refuse such rows"
             )
         if isinstance(given, Category) and not given.open:
-            strange = column.drop_nulls().unique().to_list()
-            strange = sorted(set(map(str, strange)) - set(given.values))
+            strange = sorted(set(column.drop_nulls().unique()) - set(given.values))
             if strange:
                 raise UserError(
                     f"features of {path.stem}: {given.name} has {strange[0]!r}, which its "
                     "declaration does not list; list it, or declare the category open"
                 )
         elif isinstance(given, Number):
-            outside = frame.filter(~_within(given))[given.name]
-            if len(outside):
+            known = column.drop_nulls()
+            good = fits(known.cast(pl.Float64).to_numpy(), given)
+            if not good.all():
+                kind = "whole numbers in " if given.integer else ""
                 raise UserError(
-                    f"features of {path.stem}: {given.name} has {outside[0]}, outside of its "
-                    f"declaration [{given.minimum}, {given.maximum}]; widen the declaration, "
-                    "or let the contract refuse such rows"
+                    f"features of {path.stem}: {given.name} has {known[int(good.argmin())]}, "
+                    f"outside of its declaration {kind}[{given.low:g}, {given.high:g}]; widen the "
+                    "declaration, or let the contract refuse such rows"
                 )
 
 
-def _within(number: Number) -> pl.Expr:
-    """Whether a row's value is finite and in the declared range; true where it is missing."""
-    low = number.minimum if number.minimum is not None else float("-inf")
-    high = number.maximum if number.maximum is not None else float("inf")
-    value = pl.col(number.name)
-    return (value.is_between(low, high) & value.is_finite()).fill_null(True)
+def _has_type(dtype: pl.DataType, given: Input) -> bool:
+    """Whether a column may have the values of this input, as a request's column may."""
+    if isinstance(given, Number):
+        return dtype.is_integer() or dtype.is_float() or dtype == pl.Null
+    return dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)

@@ -1,4 +1,4 @@
-"""Frames as the arrays that a network reads: the code of the signature, in one place."""
+"""Frames as the arrays that a network reads."""
 
 import mmap
 from collections.abc import Iterator
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from modelyard.coding import Coder
 from modelyard.documents import Signature, UserError
+from modelyard.documents.signature import Category, Number
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,8 +58,7 @@ def release(column: np.ndarray) -> None:
 def encode(frame: "pl.DataFrame", signature: Signature) -> tuple[np.ndarray, np.ndarray]:
     """Inputs as (numbers float32 [N, n], categories int64 [N, c]).
 
-    Missing numbers are NaN. The code of a category's `values[i]` is `i + 1`; 0 is for a
-    missing value and for one that is not listed.
+    Coded as for serving, see `modelyard.coding`.
 
     Raises:
         UserError: the frame lacks an input.
@@ -67,17 +68,16 @@ def encode(frame: "pl.DataFrame", signature: Signature) -> tuple[np.ndarray, np.
     missing = [i.name for i in signature.inputs if i.name not in frame.columns]
     if missing:
         raise UserError(f"no column {', '.join(missing)}, which the model's signature asks for")
-    numbers = np.empty((len(frame), len(signature.numbers)), dtype=np.float32)
-    for column, given in enumerate(signature.numbers):
-        values = frame[given.name].cast(pl.Float32).fill_null(float("nan"))
-        numbers[:, column] = values.to_numpy()
-    categories = np.zeros((len(frame), len(signature.categories)), dtype=np.int64)
-    for column, given in enumerate(signature.categories):
-        codes = range(1, len(given.values) + 1)
+
+    def values(given: Number) -> np.ndarray:
+        return frame[given.name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+    def codes(given: Category) -> np.ndarray:
         text = frame[given.name].cast(pl.String)
-        coded = text.replace_strict(given.values, codes, default=0, return_dtype=pl.Int64)
-        categories[:, column] = coded.fill_null(0).to_numpy()
-    return numbers, categories
+        coded = text.replace_strict(given.codes, default=0, return_dtype=pl.Int64)
+        return coded.fill_null(0).to_numpy()
+
+    return Coder(signature).columns(len(frame), values, codes)
 
 
 def target(frame: "pl.DataFrame", signature: Signature) -> np.ndarray:

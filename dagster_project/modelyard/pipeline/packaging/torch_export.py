@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelyard.coding import draw_arrays
 from modelyard.documents import Signature, UserError
 from modelyard.pipeline.evaluation.scoring import load
 
@@ -74,19 +75,10 @@ def _compare(model: "nn.Module", path: Path, signature: Signature) -> None:
     """The saved program gives what the network gives, for one row and for several."""
     import torch
 
-    random = torch.Generator().manual_seed(0)
     for rows in (1, 7):
-        numbers = torch.randn(rows, len(signature.numbers), generator=random)
-        categories = torch.stack(
-            [
-                torch.randint(len(c.values) + 1, (rows,), generator=random)
-                for c in signature.categories
-            ]
-            or [torch.zeros(rows, dtype=torch.int64)],
-            dim=1,
-        )[:, : len(signature.categories)]
+        numbers, categories = draw_arrays(signature, rows, missing=0)
         with torch.no_grad():
-            expected = model(numbers, categories).numpy()
-        found = load(path)(numbers.numpy(), categories.numpy())
+            expected = model(torch.from_numpy(numbers), torch.from_numpy(categories)).numpy()
+        found = load(path)(numbers, categories)
         if found.shape != expected.shape or not np.allclose(found, expected, atol=TOLERANCE):
             raise UserError("the exported model differs from the network; look at its forward()")
