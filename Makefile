@@ -59,7 +59,7 @@ bench: setup ## measurements, as ratios
 	python -m benchmarks.canary --json
 
 golden: setup ## write the rendered YAML anew that tests compare
-	python -m modelyard.delivery.workflows --write
+	python -m modelyard.delivery.manifests.platform --write
 	cd tests/argo/model && modelyard render
 	MODELYARD_GOLDEN=write pytest -q tests/pipeline/test_indexed_job.py
 
@@ -69,7 +69,7 @@ constraints: setup ## compile the pins of the whole stack anew, and the hashes o
 	  pyproject.toml constraints.in -o constraints.txt
 	echo uv | uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  --no-emit-find-links --no-emit-index-url --extra serving --generate-hashes \
-	  -c constraints.txt pyproject.toml - -o bentos/modelyard/serving/hashes.txt
+	  -c constraints.txt pyproject.toml - -o bentos/modelyard/serving/bento/hashes.txt
 	echo hatchling | uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  --no-emit-find-links --no-emit-index-url --extra steering --generate-hashes \
 	  -c constraints.txt pyproject.toml - -o argo/hashes.txt

@@ -51,7 +51,7 @@ from pathlib import Path
 import polars as pl
 from flight_delay.features import SIGNATURE, TARGET, features
 from flight_delay.network import Network, score
-from modelyard.pipeline.arrays import encode
+from modelyard.pipeline.data.tensors import encode
 from modelyard.serving.testing import write_package
 import torch
 
@@ -82,7 +82,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder, repo = folder, _render(folder)
         env = {**os.environ, "PYTHONPATH": str(repo / "src"), "DAGSTER_HOME": f"{repo}/.dagster"}
-        data = ["-m", "modelyard.pipeline.materialize", "--assets", "raw,valid,quarantine"]
+        data = ["-m", "modelyard.pipeline.commands.train", "--assets", "raw,valid,quarantine"]
         for command in (data, ["-c", PREPARE, str(folder)]):
             done = subprocess.run(
                 [sys.executable, *command], cwd=repo, env=env, capture_output=True, text=True

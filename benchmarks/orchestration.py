@@ -20,8 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 STEPS = "raw,valid,quarantine,features,train_set,validation_set,test_set,replay"
 BARE = """
-from modelyard.pipeline.contract import enforce, write
-from modelyard.pipeline.frames import content_hash, join_partitions, write_features, write_replay
+from modelyard.pipeline.data.contract import enforce, write
+from modelyard.pipeline.data.content import content_hash
+from modelyard.pipeline.data.splits import join_partitions, write_replay
+from modelyard.pipeline.data.features import write_features
 from flight_delay.contract import Flight
 from flight_delay.defs.data import read, source
 from flight_delay.features import SIGNATURE, features
@@ -59,7 +61,7 @@ def main() -> None:
         repo = _render(Path(folder))
         commands: dict[str, list[str | Path]] = {
             "bare functions": [sys.executable, "-c", BARE],
-            "make train": [sys.executable, "-m", "modelyard.pipeline.materialize",
+            "make train": [sys.executable, "-m", "modelyard.pipeline.commands.train",
                            "--assets", " or ".join(f'key:"{step}"' for step in STEPS.split(","))],
             "dg launch": [Path(sys.executable).with_name("dg"), "launch", "--assets", STEPS,
                           "--partition-range", "2013-01...2013-12"],

@@ -25,11 +25,13 @@ import numpy as np
 import torch
 
 from benchmarks.orchestration import _render
-from modelyard.pipeline.arrays import Arrays
-from modelyard.pipeline.feeding import Feed
-from modelyard.pipeline.job import WEIGHTS, History, read_history
-from modelyard.pipeline.launcher import TorchLauncher, failure, prepare
-from modelyard.pipeline.workspace import Workspace
+from modelyard.pipeline.data.tensors import Arrays
+from modelyard.pipeline.launchers.local import TorchLauncher
+from modelyard.pipeline.launchers.preparation import prepare
+from modelyard.pipeline.storage.workspace import Workspace
+from modelyard.pipeline.training.failure import failure
+from modelyard.pipeline.training.loader import Feed
+from modelyard.pipeline.training.workdir import WEIGHTS, History, read_history
 
 MODULE = "flight_delay.train"
 EPOCHS = 6
@@ -100,7 +102,7 @@ class Bench:
 
     def materialize(self, assets: str) -> float:
         began = time.time()
-        command = [sys.executable, "-m", "modelyard.pipeline.materialize", "--assets", assets]
+        command = [sys.executable, "-m", "modelyard.pipeline.commands.train", "--assets", assets]
         done = subprocess.run(command, cwd=self.repo, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stdout + done.stderr)

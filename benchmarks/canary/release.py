@@ -1,7 +1,7 @@
 """A release of modelyard in the simulated traffic: its own state machine, looking every second.
 
-Nothing is decided here. `machine.decide`, `event` and `apply` are called as the controller
-calls them, on counts as the local Envoy and the prediction logs give them.
+Nothing is decided here. `assess`, `decide`, `next_event` and `apply` are called as the
+controller calls them, on counts as the local Envoy and the prediction logs give them.
 """
 
 from collections import Counter
@@ -11,9 +11,13 @@ import numpy as np
 
 from benchmarks.canary.outcome import Outcome
 from benchmarks.canary.traffic import Answers, Served, Traffic
-from modelyard.delivery import machine
+from modelyard.delivery.evidence.counts import Arm, Counts, Pairs
+from modelyard.delivery.evidence.looks import Evidence, Health
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Arm, Counts, Evidence, Health, Pairs
+from modelyard.delivery.release.assess import assess
+from modelyard.delivery.release.decide import decide
+from modelyard.delivery.release.fold import apply, first_event, next_event, replay
+from modelyard.delivery.release.state import State, routes_of
 
 # Envoy's bins: two digits of whole milliseconds; an answer of 0 ms is in the first.
 EDGES_MS = np.array([*range(1, 100), *range(100, 1000, 10), *range(1000, 10_001, 100)])
@@ -24,20 +28,19 @@ _READY = Health(status="ready")
 
 def release(policy: Policy, traffic: Traffic) -> Outcome:
     """One release, until it is decided or its traffic has long ended."""
-    begin = machine.begin("simulated", 2, 1, _BEGIN, policy)
-    state = machine.replay([begin])
+    state = replay([first_event("simulated", 2, 1, _BEGIN, policy)])
     totals, outcome = _Totals(), Outcome()
     while state.phase != "done":
-        evidence = totals.evidence(_BEGIN + traffic.time, state)
-        action = machine.decide(policy, evidence, state)
+        seen = assess(state, totals.evidence(_BEGIN + traffic.time, state))
+        action = decide(state, seen)
         moved, rose = action.moves(state), action.weight > state.weight
-        state = machine.apply(state, machine.event(state, action, evidence))
+        state = apply(state, next_event(state, action, seen), seen)
         if rose:
             outcome.rise(traffic)
         if state.phase in ("promote", "rollback"):
             break
         if not moved:
-            routes = machine.routes(state)
+            routes = routes_of(state)
             served = traffic.serve(1, routes.weight, routes.mirror)
             totals.add(outcome.count(served))
     if state.phase == "promote":
@@ -100,7 +103,7 @@ class _Totals:
             self.pairs["requests"] += int(both.sum())
             self.pairs["disagree"] += int((both & served.disagree).sum())
 
-    def evidence(self, now: float, state: machine.State) -> Evidence:
+    def evidence(self, now: float, state: State) -> Evidence:
         watched = state.phase in ("shadow", "canary")
         return Evidence(
             time=now,

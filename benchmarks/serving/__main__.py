@@ -156,7 +156,7 @@ def _bodies(package: Path, folder: Path) -> Bodies:
     import pyarrow as pa
 
     from modelyard.documents import Signature
-    from modelyard.serving.rows import ARROW, JSON
+    from modelyard.serving.codec.types import ARROW, JSON
     from modelyard.serving.testing import draw_rows
 
     signature = Signature.model_validate_json((package / "signature.json").read_bytes())

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import msgspec
 
-from modelyard.serving import arrow
-from modelyard.serving.model import Model
-from modelyard.serving.parsing import Parser
+from modelyard.serving.codec import arrow_codec
+from modelyard.serving.codec.decode import Parser
+from modelyard.serving.inference.model import Model
 
 
 def in_process(
@@ -24,7 +24,7 @@ def in_process(
             inputs = parser.parse(kind, body)
             scores = model.graph(inputs.numbers, inputs.categories)
             if inputs.form == "arrow":
-                arrow.write(model.columns(scores))
+                arrow_codec.write(model.columns(scores))
             else:
                 msgspec.json.encode({"predictions": model.predictions(scores), "version": 1})
             count += 1

@@ -113,7 +113,7 @@ def make_package(folder: Path) -> Path:
 
     from modelyard.documents import Signature
     from modelyard.documents.signature import Category, Number
-    from modelyard.pipeline.layers import Embeddings, Standardise
+    from modelyard.pipeline.training.layers import Embeddings, Standardise
     from modelyard.serving.testing import write_package
 
     names = [f"number_{place}" for place in range(13)]

@@ -1,6 +1,6 @@
 """The release policy is valid, and every environment it names is there."""
 
-from modelyard.delivery.policy import load_release, project_name
+from modelyard.delivery import load_release, project_name
 
 
 def test_release_policy_is_valid():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.delivery import cli
+from modelyard.delivery.commands.app import main
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,5 @@ def modelyard(folder: Path, *arguments: str, **environment: str) -> Done:
             patched.setenv(name, value)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             with pytest.raises(SystemExit) as ended:
-                cli.main()
+                main()
     return Done(int(ended.value.code or 0), out.getvalue(), err.getvalue())

@@ -8,8 +8,9 @@ import yaml
 from argo.interpreter import Interpreter
 from support import ROOT
 
+from modelyard.delivery.commands.steps import hand_on
 from modelyard.delivery.policy import ReleasePolicy
-from modelyard.delivery.steps import OUTPUTS_VARIABLE, Next, hand_on
+from modelyard.delivery.step_interface import OUTPUTS_VARIABLE, Next
 
 MODEL = ROOT / "tests" / "argo" / "model"
 

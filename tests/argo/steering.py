@@ -52,7 +52,7 @@ class Absent(importlib.abc.MetaPathFinder):
 
 
 def run(command: list[str]) -> tuple[int, str, str]:
-    from modelyard.delivery import cli
+    from modelyard.delivery.commands import app as cli
 
     out, err = io.StringIO(), io.StringIO()
     sys.argv = ["modelyard", *command]
@@ -71,7 +71,7 @@ def main() -> None:
     for name in [each for each in sys.modules if each.partition(".")[0] == "packaging"]:
         del sys.modules[name]
     sys.meta_path.insert(0, Absent(kept))
-    from modelyard.delivery import api, submit
+    from modelyard.delivery.cluster import api, submit
 
     api.SERVICE_ACCOUNT = Path(given["account"])
     submit.EVERY_S = 0.1

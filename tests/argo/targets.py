@@ -1,6 +1,6 @@
 """A version in production, as a release has it in its hands."""
 
-from modelyard.delivery.manifests import Target
+from modelyard.delivery.manifests.objects import Target
 
 TARGET = Target(
     model="flight-delay",

@@ -12,8 +12,8 @@ import yaml
 from argo import pod
 from argo.api_server import KINDS, LOCATION, ApiServer, kubeconfig
 
-from modelyard.delivery import api
-from modelyard.delivery.kubernetes import Cluster, NoAnswer
+from modelyard.delivery.cluster import api
+from modelyard.delivery.cluster.client import Cluster, NoAnswer
 from modelyard.documents import UserError
 
 SERVICE = ("v1", "Service")

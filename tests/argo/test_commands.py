@@ -11,8 +11,8 @@ import typer.main
 from argo.entry import modelyard
 from argo.rendered import MODEL, rendered, walk
 
-from modelyard.delivery import cli
-from modelyard.delivery.cli import app
+from modelyard.delivery.commands import release as cli
+from modelyard.delivery.commands.app import app
 
 
 def parse(command: list[str]) -> str:

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from modelyard.delivery.gates import Block, Trial
+from modelyard.delivery.evidence.counts import Arm
+from modelyard.delivery.gates.trial import Block, Trial
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Arm
-from modelyard.serving import buckets
+from modelyard.serving.observability import buckets
 
 ENVOY = [0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000]
 SERVERS = [1000 * edge for edge in buckets.DURATION_S]

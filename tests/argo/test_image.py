@@ -25,10 +25,12 @@ from git_server import served
 from packaging.utils import canonicalize_name
 from support import ROOT, commit, run
 
-from modelyard.delivery import api, kubernetes
-from modelyard.delivery.cli import StepName
+from modelyard.delivery.cluster import api
+from modelyard.delivery.cluster.client import Cluster
+from modelyard.delivery.cluster.record import ConfigMapRecord
+from modelyard.delivery.manifests.render import target_of
 from modelyard.delivery.policy import load_release
-from modelyard.delivery.render import target
+from modelyard.delivery.step_interface import StepName
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,7 +50,8 @@ print(json.dumps([each.metadata["Name"] for each in found]))
 """
 WITHOUT_BYTECODE = """
 import os, sys
-import modelyard.delivery.cli, modelyard.delivery.kubernetes, modelyard.delivery.progress
+import modelyard.delivery.commands.app, modelyard.delivery.cluster.ports
+import modelyard.delivery.reporting.terminal
 import modelyard.delivery.write_back
 known = {m: getattr(m, "__cached__", None) for m in sys.modules.values()}
 print([m.__name__ for m, cached in known.items() if cached and not os.path.exists(cached)])
@@ -173,8 +176,8 @@ def test_a_rollback_is_written_back(place: Place, monkeypatch: pytest.MonkeyPatc
     for name, value in place.variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(api, "SERVICE_ACCOUNT", place.account)
-    to = target(load_release(MODEL / "argo" / "release.yaml"), "production", "flight-delay")
-    record = kubernetes.ConfigMapRecord(kubernetes.Cluster(to.namespace), to)
+    to = target_of(load_release(MODEL / "argo" / "release.yaml"), "production", "flight-delay")
+    record = ConfigMapRecord(Cluster(to.namespace), to)
     for event in RELEASE:
         record.append(event)
     done = place.modelyard("release", "write-back", "--env", "production")

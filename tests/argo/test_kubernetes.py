@@ -18,8 +18,23 @@ from argo.schemas import check
 from argo.targets import TARGET
 from support import run
 
-from modelyard.delivery import kubernetes, manifests
-from modelyard.delivery.manifests import Target
+from modelyard.delivery.cluster import client as api_client
+from modelyard.delivery.cluster import lease as lock
+from modelyard.delivery.cluster.client import Cluster
+from modelyard.delivery.cluster.lease import _LEASE, lease_holder
+from modelyard.delivery.cluster.ports import kubernetes_ports
+from modelyard.delivery.cluster.record import _CONFIG_MAP, ConfigMapRecord, record_name, releases_of
+from modelyard.delivery.cluster.router import (
+    _ROUTE,
+    GatewayRouter,
+    route_of,
+    route_problem,
+    serving_of,
+)
+from modelyard.delivery.cluster.runtime import _DEPLOYMENT, DeploymentRuntime, health_of, image_of
+from modelyard.delivery.cluster.workflow import approval_is_due, is_approved
+from modelyard.delivery.manifests import objects
+from modelyard.delivery.manifests.objects import Target
 from modelyard.delivery.policy import Kubernetes
 from modelyard.delivery.ports import LockLost, NoAnswer, Routes
 from modelyard.documents import ReleaseEvent, UserError
@@ -42,7 +57,7 @@ def event(sequence: int, **changes: Any) -> ReleaseEvent:
     ],
 )
 def test_route(routes: Routes, weights: dict[int, int], mirror: bool) -> None:
-    route = kubernetes.route_of(TARGET, routes)
+    route = route_of(TARGET, routes)
     assert route is not None
     check(route)
     rule = route["spec"]["rules"][0]
@@ -53,7 +68,7 @@ def test_route(routes: Routes, weights: dict[int, int], mirror: bool) -> None:
 
 def test_no_route_to_nobody() -> None:
     """Before the first release, and after it was rolled back."""
-    assert kubernetes.route_of(TARGET, Routes(stable=None)) is None
+    assert route_of(TARGET, Routes(stable=None)) is None
 
 
 def test_only_the_desired_version_has_the_digest() -> None:
@@ -77,18 +92,18 @@ ACCEPTED: dict[str, Any] = {
 
 
 def test_route_is_live_when_the_gateway_says_so_of_this_generation() -> None:
-    assert kubernetes.route_problem(ACCEPTED) == ""
+    assert route_problem(ACCEPTED) == ""
     old = copy.deepcopy(ACCEPTED)
     old["metadata"]["generation"] = 4
-    assert "has not seen" in kubernetes.route_problem(old)
+    assert "has not seen" in route_problem(old)
     unresolved = copy.deepcopy(ACCEPTED)
     unresolved["status"]["parents"][0]["conditions"][1] |= {
         "status": "False",
         "reason": "BackendNotFound",
     }
-    assert "BackendNotFound" in kubernetes.route_problem(unresolved)
-    assert kubernetes.route_problem({"metadata": {"generation": 1}}) == "no Gateway has taken it"
-    assert kubernetes.route_problem(None) == "no Gateway has taken it"
+    assert "BackendNotFound" in route_problem(unresolved)
+    assert route_problem({"metadata": {"generation": 1}}) == "no Gateway has taken it"
+    assert route_problem(None) == "no Gateway has taken it"
 
 
 def deployed(replicas: int = 2, **status: Any) -> dict[str, Any]:
@@ -142,14 +157,14 @@ STUCK = {
 def test_health(
     deployment: dict[str, Any] | None, pods: list[Any], status: str, ready: int
 ) -> None:
-    found = kubernetes.health_of(deployment, pods, replicas=2)
+    found = health_of(deployment, pods, replicas=2)
     assert (found.status, found.ready) == (status, ready)
     assert found.silent == (ready == 0) and found.answers == (ready > 0)
 
 
 def test_health_names_the_pod_in_trouble() -> None:
     deployment = deployed(**available(1))
-    found = kubernetes.health_of(deployment, [waiting("CrashLoopBackOff")], replicas=2)
+    found = health_of(deployment, [waiting("CrashLoopBackOff")], replicas=2)
     assert found.detail == "1 of 2 pods available; pod: CrashLoopBackOff: no such image"
 
 
@@ -157,42 +172,42 @@ def test_record_of_config_maps() -> None:
     events = [event(n) for n in range(300)]
     maps: list[dict[str, Any]] = []
     for start in (0, 200):
-        name = kubernetes.record_name("flight-delay", "0001-v2", start // 200)
+        name = record_name("flight-delay", "0001-v2", start // 200)
         data = {f"{e.sequence:06d}": e.model_dump_json() for e in events[start : start + 200]}
         maps.append({"metadata": {"name": name}, "data": data})
     assert [m["metadata"]["name"] for m in maps] == [
         "flight-delay-release-0001-v2-0", "flight-delay-release-0001-v2-1",
     ]  # fmt: skip
-    assert kubernetes.releases_of(maps[::-1]) == [events]
+    assert releases_of(maps[::-1]) == [events]
 
     last = maps[-1]["data"]
     last["000007"] = events[7].model_dump_json()
     with pytest.raises(UserError, match="release 0001-v2: an event is in its ConfigMaps twice"):
-        kubernetes.releases_of(maps)
+        releases_of(maps)
     del last["000007"], last["000250"]
     with pytest.raises(UserError, match="release 0001-v2: event 250 is missing"):
-        kubernetes.releases_of(maps)
+        releases_of(maps)
     last["000250"] = "{}"
     with pytest.raises(UserError, match="000250 is no release event"):
-        kubernetes.releases_of(maps)
+        releases_of(maps)
 
 
 def test_record_name_is_a_kubernetes_name() -> None:
-    name = kubernetes.record_name("flight-delay", "2026-01-02T03:04:05Z_v2", 0)
+    name = record_name("flight-delay", "2026-01-02T03:04:05Z_v2", 0)
     assert name == "flight-delay-release-2026-01-02t03-04-05z-v2-0"
 
 
-def test_a_record_of_large_events_fits_into_config_maps(cluster: kubernetes.Cluster) -> None:
+def test_a_record_of_large_events_fits_into_config_maps(cluster: Cluster) -> None:
     """1 MiB is what a ConfigMap takes; verdicts and histograms make an event some ten KiB."""
-    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    record = ConfigMapRecord(cluster, _in(cluster))
     events = [event(n, verdicts=[{"gate": "errors", "text": "x" * 60_000}]) for n in range(12)]
     for each in events[:7]:
         record.append(each)
-    anew = kubernetes.ConfigMapRecord(cluster, _in(cluster))  # after a crash
+    anew = ConfigMapRecord(cluster, _in(cluster))  # after a crash
     for each in [events[6], *events[7:]]:
         anew.append(each)
     assert anew.releases() == [events]
-    maps = cluster.list(kubernetes._CONFIG_MAP, anew._labels)
+    maps = cluster.list(_CONFIG_MAP, anew._labels)
     sizes = [sum(map(len, each["data"].values())) for each in maps]
     assert len(sizes) == 3 and max(sizes) < 2**19
     with pytest.raises(UserError, match="event 12 of release 0001-v2 has 9"):
@@ -217,7 +232,7 @@ def workflow(phase: str, *approve: str) -> dict[str, Any]:
     ],
 )
 def test_an_approval_is_waited_for(found: dict[str, Any] | None, due: bool) -> None:
-    assert kubernetes.approval_is_due(found, "approve") is due
+    assert approval_is_due(found, "approve") is due
 
 
 @pytest.mark.parametrize(
@@ -234,20 +249,20 @@ def test_an_approval_is_waited_for(found: dict[str, Any] | None, due: bool) -> N
 def test_an_approval_is_a_node_that_was_resumed(changes: dict[str, str], approved: bool) -> None:
     node = {"displayName": "approve", "type": "Suspend", "phase": "Succeeded"} | changes
     found = {"status": {"phase": "Running", "nodes": {"1": node}}}
-    assert kubernetes.is_approved(found, "approve") is approved
-    assert kubernetes.is_approved(None, "approve") is False
-    assert kubernetes.is_approved({"status": {}}, "approve") is False
+    assert is_approved(found, "approve") is approved
+    assert is_approved(None, "approve") is False
+    assert is_approved({"status": {}}, "approve") is False
 
 
 def test_predictions_gate_is_refused() -> None:
     environment = Kubernetes(platform="kubernetes", namespace="p", host="a.example.com")
     with pytest.raises(UserError, match="environments.production: the predictions gate"):
-        kubernetes.kubernetes_ports(TARGET, environment)
+        kubernetes_ports(TARGET, environment)
 
 
 def test_no_cluster(tmp_path: Path) -> None:
     """In a process of its own: the client reads KUBECONFIG once."""
-    code = "from modelyard.delivery.kubernetes import Cluster; Cluster('default')"
+    code = "from modelyard.delivery.cluster.client import Cluster; Cluster('default')"
     printed = run(sys.executable, "-c", code, cwd=tmp_path, check=False, KUBECONFIG="none")
     assert "UserError: no cluster: " in printed, printed
 
@@ -260,7 +275,7 @@ needs_cluster = pytest.mark.skipif(
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[kubernetes.Cluster]:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A namespace of its own on a real cluster, if one is given, else on a stand-in for one."""
     if KUBECONFIG in os.environ:
         from kubernetes import client, config
@@ -270,21 +285,21 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[kuberne
         name = f"modelyard-test-{uuid.uuid4().hex[:8]}"
         core = client.CoreV1Api()
         core.create_namespace({"metadata": {"name": name}})
-        yield kubernetes.Cluster(name)
+        yield Cluster(name)
         core.delete_namespace(name)
         return
     with stand_in(tmp_path):
-        yield kubernetes.Cluster("test")
+        yield Cluster("test")
 
 
-def test_record_and_lock(cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "_LEASE_S", 9)
-    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+def test_record_and_lock(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_LEASE_S", 9)
+    record = ConfigMapRecord(cluster, _in(cluster))
     with record.lock():
         for _ in range(2):  # a step that is run again
             for number in (0, 1):
                 record.append(event(number))
-        other = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+        other = ConfigMapRecord(cluster, _in(cluster))
         with pytest.raises(UserError, match="is releasing in namespace"), other.lock():
             pass
     with record.lock():
@@ -299,29 +314,29 @@ def test_record_and_lock(cluster: kubernetes.Cluster, monkeypatch: pytest.Monkey
     [pytest.param(-3600, marks=pytest.mark.slow), 0, pytest.param(3600, marks=pytest.mark.slow)],
 )
 def test_a_lease_of_a_dead_pod_is_taken_once_it_is_not_renewed(
-    cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch, skew: int
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, skew: int
 ) -> None:
     """Whatever the dead pod's clock said. A live one renews it, as in `test_record_and_lock`."""
-    monkeypatch.setattr(kubernetes, "_LEASE_S", 3)
-    record, name = kubernetes.ConfigMapRecord(cluster, _in(cluster)), manifests.RELEASE
+    monkeypatch.setattr(lock, "_LEASE_S", 3)
+    record, name = ConfigMapRecord(cluster, _in(cluster)), objects.RELEASE
     then = datetime.now(UTC) + timedelta(seconds=skew)
     spec = {
         "holderIdentity": "dead-pod",
         "leaseDurationSeconds": 60,
         "renewTime": then.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
     }
-    lease = {"apiVersion": kubernetes._LEASE[0], "kind": "Lease", "metadata": {"name": name}}
+    lease = {"apiVersion": _LEASE[0], "kind": "Lease", "metadata": {"name": name}}
     assert cluster.create(lease | {"spec": spec})
     with record.lock():
-        held = cluster.get(kubernetes._LEASE, name)
+        held = cluster.get(_LEASE, name)
         assert record._lease and held and held["spec"]["holderIdentity"] == record._lease.holder
         assert held["metadata"]["name"] == name
-    let_go = cluster.get(kubernetes._LEASE, name)
-    assert let_go is not None and kubernetes.lease_holder(let_go) == ""
+    let_go = cluster.get(_LEASE, name)
+    assert let_go is not None and lease_holder(let_go) == ""
 
 
 def test_a_controller_that_is_ended_while_it_takes_the_lease_lets_it_go(
-    cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = cluster.create
 
@@ -330,38 +345,38 @@ def test_a_controller_that_is_ended_while_it_takes_the_lease_lets_it_go(
         raise SystemExit(143)
 
     monkeypatch.setattr(cluster, "create", ended)
-    with pytest.raises(SystemExit), kubernetes.ConfigMapRecord(cluster, _in(cluster)).lock():
+    with pytest.raises(SystemExit), ConfigMapRecord(cluster, _in(cluster)).lock():
         pass
-    found = cluster.get(kubernetes._LEASE, manifests.RELEASE)
-    assert found is not None and kubernetes.lease_holder(found) == ""
+    found = cluster.get(_LEASE, objects.RELEASE)
+    assert found is not None and lease_holder(found) == ""
 
 
-def test_a_lease_that_was_taken_is_not_taken_back(cluster: kubernetes.Cluster) -> None:
+def test_a_lease_that_was_taken_is_not_taken_back(cluster: Cluster) -> None:
     """As after a long pause: it ran out, and another controller is at work."""
-    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    record = ConfigMapRecord(cluster, _in(cluster))
     with record.lock():
         record.check()
         lease = record._lease
         assert lease is not None
-        name = manifests.RELEASE
-        present = cluster.get(kubernetes._LEASE, name)
+        name = objects.RELEASE
+        present = cluster.get(_LEASE, name)
         assert present is not None
         present["spec"]["holderIdentity"] = "other"
         assert cluster.replace(present)
         lease.renew()
         with pytest.raises(LockLost, match="was lost to another controller"):
             record.check()
-    after = cluster.get(kubernetes._LEASE, name)
+    after = cluster.get(_LEASE, name)
     assert after is not None and after["spec"]["holderIdentity"] == "other"
 
 
 def test_a_lease_that_cant_be_renewed_ends(
-    cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And whoever held it writes nothing more, whatever it is about to do."""
-    monkeypatch.setattr(kubernetes, "_LEASE_S", 1)
+    monkeypatch.setattr(lock, "_LEASE_S", 1)
     monkeypatch.setattr(cluster, "replace", refuse)
-    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    record = ConfigMapRecord(cluster, _in(cluster))
     record.append(event(0))
     with record.lock():
         end = time.monotonic() + 20
@@ -371,23 +386,23 @@ def test_a_lease_that_cant_be_renewed_ends(
                 time.sleep(0.05)
         target = _in(cluster)
         for write in (
-            lambda: cluster.apply(manifests.service(target, 2)),
-            lambda: cluster.create(manifests.service(target, 2)),
-            lambda: cluster.delete(manifests.service(target, 2)),
+            lambda: cluster.apply(objects.service(target, 2)),
+            lambda: cluster.create(objects.service(target, 2)),
+            lambda: cluster.delete(objects.service(target, 2)),
             lambda: record.append(event(0, release="0002-v2")),
         ):
             with pytest.raises(LockLost):
                 write()
         assert len(record.releases()) == 1, "reading is allowed"
-    cluster.apply(manifests.service(target, 2))
+    cluster.apply(objects.service(target, 2))
 
 
 @pytest.mark.parametrize("seconds", [0, 0.2, -1])
 def test_a_lease_of_less_than_a_second_is_refused(
-    cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch, seconds: float
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    monkeypatch.setattr(kubernetes, "_LEASE_S", seconds)
-    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    monkeypatch.setattr(lock, "_LEASE_S", seconds)
+    record = ConfigMapRecord(cluster, _in(cluster))
     with pytest.raises(UserError, match="can't create Lease"), record.lock():
         pass
 
@@ -397,10 +412,10 @@ def refuse(manifest: dict[str, Any]) -> bool:
 
 
 def test_two_writers_of_a_record_do_not_lose_each_others_events(
-    cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second writes between the first's look and its own write."""
-    first, second = (kubernetes.ConfigMapRecord(cluster, _in(cluster)) for _ in range(2))
+    first, second = (ConfigMapRecord(cluster, _in(cluster)) for _ in range(2))
     first.append(event(0))
     get = cluster.get
 
@@ -416,19 +431,19 @@ def test_two_writers_of_a_record_do_not_lose_each_others_events(
     assert [each.weight for each in first.releases()[0]] == [5, 25]
 
 
-def test_what_is_broken_is_set_aside_and_kept(cluster: kubernetes.Cluster) -> None:
-    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+def test_what_is_broken_is_set_aside_and_kept(cluster: Cluster) -> None:
+    record = ConfigMapRecord(cluster, _in(cluster))
     ends = {"phase": "done", "decision": "held"}
     for release in ("0001-v2", "0002-v2", "0003-v2", "0004-v2"):
         for number in (0, 1):
             done = ends if number and release != "0004-v2" else {}
             record.append(event(number, release=release, **done))
-    kind = kubernetes._CONFIG_MAP
-    edited = cluster.get(kind, kubernetes.record_name("flight-delay", "0002-v2", 0))
+    kind = _CONFIG_MAP
+    edited = cluster.get(kind, record_name("flight-delay", "0002-v2", 0))
     assert edited is not None
     del edited["data"]["000000"]
     assert cluster.replace(edited)
-    good = kubernetes.record_name("flight-delay", "0003-v2", 0)
+    good = record_name("flight-delay", "0003-v2", 0)
     twice = cluster.get(kind, good)
     assert twice is not None
     twice["metadata"] = {"name": f"{good}-copy", "labels": twice["metadata"]["labels"]}
@@ -441,9 +456,9 @@ def test_what_is_broken_is_set_aside_and_kept(cluster: kubernetes.Cluster) -> No
 
     aside = record.set_aside(sound)
     names = [
-        kubernetes.record_name("flight-delay", "0002-v2", 0),
+        record_name("flight-delay", "0002-v2", 0),
         f"{good}-copy",
-        kubernetes.record_name("flight-delay", "0004-v2", 0),
+        record_name("flight-delay", "0004-v2", 0),
     ]
     assert aside == [f"ConfigMap {name}" for name in names]
     assert [each[0].release for each in record.releases()] == ["0001-v2", "0003-v2"]
@@ -453,12 +468,12 @@ def test_what_is_broken_is_set_aside_and_kept(cluster: kubernetes.Cluster) -> No
 
 
 def test_a_record_that_is_deleted_meanwhile_is_not_begun_in_its_middle(
-    cluster: kubernetes.Cluster,
+    cluster: Cluster,
 ) -> None:
-    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    record = ConfigMapRecord(cluster, _in(cluster))
     for number in (0, 1):
         record.append(event(number))
-    name = kubernetes.record_name("flight-delay", "0001-v2", 0)
+    name = record_name("flight-delay", "0001-v2", 0)
     cluster.delete({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}})
     with pytest.raises(UserError, match=f"{name} of the record is gone"):
         record.append(event(2))
@@ -476,13 +491,13 @@ def test_a_record_that_is_deleted_meanwhile_is_not_begun_in_its_middle(
     ],
 )
 def test_who_serves_by_the_route(routes: Routes, serving: dict[int, int]) -> None:
-    assert kubernetes.serving_of(TARGET, kubernetes.route_of(TARGET, routes)) == serving
+    assert serving_of(TARGET, route_of(TARGET, routes)) == serving
 
 
 def test_who_serves_by_another_route() -> None:
     """One that somebody has edited: a page for maintenance is no version."""
-    assert kubernetes.serving_of(TARGET, None) == {}
-    route = kubernetes.route_of(TARGET, Routes(stable=1))
+    assert serving_of(TARGET, None) == {}
+    route = route_of(TARGET, Routes(stable=1))
     assert route is not None
     for backends, serving in [
         ([{"name": "maintenance", "port": 80}], {}),
@@ -491,18 +506,19 @@ def test_who_serves_by_another_route() -> None:
         ([{"name": "flight-delay-v3", "port": 80, "weight": 0}], {}),
     ]:
         route["spec"]["rules"][0]["backendRefs"] = backends
-        assert kubernetes.serving_of(TARGET, route) == serving
+        assert serving_of(TARGET, route) == serving
 
 
 @pytest.fixture
-def outage(cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator["Outage"]:
+def outage(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator["Outage"]:
     """The API server is away for some requests."""
-    monkeypatch.setattr(kubernetes, "_AGAIN_S", 0.0)
+    for module in (api_client, lock):
+        monkeypatch.setattr(module, "AGAIN_S", 0.0)
     yield Outage(cluster, monkeypatch)
 
 
 class Outage:
-    def __init__(self, cluster: kubernetes.Cluster, patched: pytest.MonkeyPatch) -> None:
+    def __init__(self, cluster: Cluster, patched: pytest.MonkeyPatch) -> None:
         self.away = 0
         """requests that get no answer from now on"""
         self.lost = False
@@ -518,25 +534,25 @@ class Outage:
             raise httpx.ConnectError("connection refused")
 
         patched.setattr(httpx.Client, "request", ask)
-        cluster.get(kubernetes._CONFIG_MAP, "none")
+        cluster.get(_CONFIG_MAP, "none")
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["refused", "answers lost"])
 def test_an_api_server_that_is_away_is_asked_again(
-    cluster: kubernetes.Cluster, outage: Outage, lost: bool, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, outage: Outage, lost: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A request whose answer is lost is carried out twice, and that does no harm."""
     outage.lost = lost
-    record, target = kubernetes.ConfigMapRecord(cluster, _in(cluster)), _in(cluster)
+    record, target = ConfigMapRecord(cluster, _in(cluster)), _in(cluster)
     outage.away = 1
     with record.lock():
         for number in range(3):
             outage.away = 1
             record.append(event(number))
         for act in (
-            lambda: cluster.apply(manifests.service(target, 2)),
-            lambda: cluster.list(("v1", "Service"), manifests.labels(target)),
-            lambda: cluster.delete(manifests.service(target, 2)),
+            lambda: cluster.apply(objects.service(target, 2)),
+            lambda: cluster.list(("v1", "Service"), objects.labels(target)),
+            lambda: cluster.delete(objects.service(target, 2)),
         ):
             outage.away = 3
             act()
@@ -548,19 +564,19 @@ def test_an_api_server_that_is_away_is_asked_again(
 
 
 def test_an_api_server_that_stays_away(
-    cluster: kubernetes.Cluster, outage: Outage, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, outage: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "_patience", 0.2)
     outage.away = -1
     with pytest.raises(NoAnswer, match="can't get ConfigMap a: the API server does not answer"):
-        cluster.get(kubernetes._CONFIG_MAP, "a")
+        cluster.get(_CONFIG_MAP, "a")
 
 
 def test_an_outage_that_is_longer_than_the_lease_ends_in_no_write(
-    cluster: kubernetes.Cluster, outage: Outage, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, outage: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes, "_LEASE_S", 1)
-    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    monkeypatch.setattr(lock, "_LEASE_S", 1)
+    record = ConfigMapRecord(cluster, _in(cluster))
     record.append(event(0))
     with record.lock():
         outage.away = -1
@@ -570,11 +586,11 @@ def test_an_outage_that_is_longer_than_the_lease_ends_in_no_write(
     assert [len(each) for each in record.releases()] == [1]
 
 
-def test_versions(cluster: kubernetes.Cluster) -> None:
-    runtime = kubernetes.DeploymentRuntime(cluster, _in(cluster))
+def test_versions(cluster: Cluster) -> None:
+    runtime = DeploymentRuntime(cluster, _in(cluster))
     with pytest.raises(UserError, match="has no ServiceAccount"):
         runtime.check(2)
-    cluster.apply(manifests.service_account(_in(cluster), "flight-delay", token=False))
+    cluster.apply(objects.service_account(_in(cluster), "flight-delay", token=False))
     runtime.check(2)
     assert runtime.health(2).status == "absent"
     for _ in range(2):
@@ -587,11 +603,11 @@ def test_versions(cluster: kubernetes.Cluster) -> None:
 
 
 @pytest.fixture
-def router(cluster: kubernetes.Cluster) -> kubernetes.GatewayRouter:
+def router(cluster: Cluster) -> GatewayRouter:
     """Of a model with versions 1 and 2, at a Gateway of the cluster."""
     for version in (1, 2):
-        cluster.apply(manifests.service(_in(cluster), version))
-    return kubernetes.GatewayRouter(cluster, replace(_in(cluster), gateway=gateway()))
+        cluster.apply(objects.service(_in(cluster), version))
+    return GatewayRouter(cluster, replace(_in(cluster), gateway=gateway()))
 
 
 def gateway() -> str:
@@ -610,10 +626,8 @@ def gateway() -> str:
     pytest.skip("the cluster has no Gateway that takes routes of any namespace")
 
 
-def test_route_goes_live_and_away(
-    cluster: kubernetes.Cluster, router: kubernetes.GatewayRouter
-) -> None:
-    kind = kubernetes._ROUTE
+def test_route_goes_live_and_away(cluster: Cluster, router: GatewayRouter) -> None:
+    kind = _ROUTE
     router.route(Routes(stable=1, candidate=2, weight=25))
     route = cluster.get(kind, "flight-delay")
     assert route is not None
@@ -625,12 +639,12 @@ def test_route_goes_live_and_away(
 
 
 def test_a_route_that_is_edited_by_hand(
-    cluster: kubernetes.Cluster,
-    router: kubernetes.GatewayRouter,
+    cluster: Cluster,
+    router: GatewayRouter,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The release says so and goes no further. Only the way back to stable is taken anyway."""
-    kind = kubernetes._ROUTE
+    kind = _ROUTE
     router.route(Routes(stable=1, candidate=2, weight=5))
     edited = cluster.get(kind, "flight-delay")
     assert edited is not None
@@ -648,10 +662,10 @@ def test_a_route_that_is_edited_by_hand(
 
 
 def test_an_object_that_was_changed_meanwhile_is_read_again(
-    cluster: kubernetes.Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by the status that a Gateway or the Deployment's controller writes."""
-    manifest = manifests.service(_in(cluster), 2)
+    manifest = objects.service(_in(cluster), 2)
     kind = ("v1", "Service")
     cluster.apply(manifest)
     get, changes = cluster.get, 0
@@ -676,7 +690,7 @@ def test_an_object_that_was_changed_meanwhile_is_read_again(
     assert get(kind, "flight-delay-v2") is not None
 
 
-def test_a_refusal_is_one_message(cluster: kubernetes.Cluster) -> None:
+def test_a_refusal_is_one_message(cluster: Cluster) -> None:
     with pytest.raises(UserError, match="can't get Route flight-delay: the cluster has no such"):
         cluster.get(("example.com/v1", "Route"), "flight-delay")
 
@@ -684,13 +698,13 @@ def test_a_refusal_is_one_message(cluster: kubernetes.Cluster) -> None:
 DIGESTS = ["sha256:" + str(n) * 64 for n in range(3)]
 
 
-def image(cluster: kubernetes.Cluster, version: int) -> str | None:
-    return kubernetes.image_of(cluster.get(kubernetes._DEPLOYMENT, f"flight-delay-v{version}"))
+def image(cluster: Cluster, version: int) -> str | None:
+    return image_of(cluster.get(_DEPLOYMENT, f"flight-delay-v{version}"))
 
 
-def test_a_version_is_deployed_again_as_the_image_that_it_was(cluster: kubernetes.Cluster) -> None:
+def test_a_version_is_deployed_again_as_the_image_that_it_was(cluster: Cluster) -> None:
     """The record knows the digest of a version that nobody asks for now; a tag may have moved."""
-    record = kubernetes.ConfigMapRecord(cluster, _in(cluster))
+    record = ConfigMapRecord(cluster, _in(cluster))
     for number, digest in enumerate([DIGESTS[1], None]):  # the newest that is known
         record.append(event(0, release=f"000{number}-v1", candidate=1, digest=digest))
     environment = Kubernetes(
@@ -699,24 +713,24 @@ def test_a_version_is_deployed_again_as_the_image_that_it_was(cluster: kubernete
         host="a.example.com",
         policy={"gates": {"predictions": None}},
     )
-    runtime = kubernetes.kubernetes_ports(_in(cluster), environment).runtime
+    runtime = kubernetes_ports(_in(cluster), environment).runtime
     for version in (1, 3):
         runtime.deploy(version)
     assert image(cluster, 1) == f"registry.invalid/flight-delay@{DIGESTS[1]}"
     assert image(cluster, 3) == "registry.invalid/flight-delay:3", "no digest is known"
 
 
-def test_a_deployment_keeps_its_image(cluster: kubernetes.Cluster) -> None:
+def test_a_deployment_keeps_its_image(cluster: Cluster) -> None:
     for digest in DIGESTS[1:]:
         target = replace(_in(cluster), digest=digest)
-        kubernetes.DeploymentRuntime(cluster, target).deploy(2)
+        DeploymentRuntime(cluster, target).deploy(2)
         assert image(cluster, 2) == f"registry.invalid/flight-delay@{DIGESTS[1]}"
 
 
 @needs_cluster
-def test_an_image_that_is_not_there(cluster: kubernetes.Cluster) -> None:
-    runtime = kubernetes.DeploymentRuntime(cluster, _in(cluster))
-    cluster.apply(manifests.service_account(_in(cluster), "flight-delay", token=False))
+def test_an_image_that_is_not_there(cluster: Cluster) -> None:
+    runtime = DeploymentRuntime(cluster, _in(cluster))
+    cluster.apply(objects.service_account(_in(cluster), "flight-delay", token=False))
     runtime.deploy(2)
     end = time.monotonic() + 120
     while (health := runtime.health(2)).status != "failed":
@@ -724,7 +738,7 @@ def test_an_image_that_is_not_there(cluster: kubernetes.Cluster) -> None:
         time.sleep(1)
 
 
-def _in(cluster: kubernetes.Cluster) -> Target:
+def _in(cluster: Cluster) -> Target:
     return Target(
         model="flight-delay",
         environment="test",

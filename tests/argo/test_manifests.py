@@ -12,8 +12,8 @@ from argo.entry import Done, modelyard
 from argo.schemas import broken_references, check, documents
 from support import ROOT
 
-from modelyard.delivery import manifests, workflows
-from modelyard.delivery.manifests import Target
+from modelyard.delivery.manifests import objects, platform
+from modelyard.delivery.manifests.objects import Target
 
 PLATFORM = ROOT / "argo" / "manifests"
 MODEL = ROOT / "tests" / "argo" / "model"
@@ -42,9 +42,9 @@ def target() -> Target:
 
 
 def test_platform_golden() -> None:
-    """Regenerate with `python -m modelyard.delivery.workflows --write`."""
-    image = f"modelyard-delivery:{manifests.installed_version('modelyard')}"
-    generated = workflows.platform_files(image)
+    """Regenerate with `python -m modelyard.delivery.manifests.platform --write`."""
+    image = f"modelyard-delivery:{objects.installed_version('modelyard')}"
+    generated = platform.platform_files(image)
     assert {path.name: path.read_text() for path in PLATFORM.glob("*.yaml")} == generated
 
 
@@ -137,7 +137,7 @@ def test_references() -> None:
     ],
 )
 def test_a_broken_reference_is_caught(old: str, new: str, problem: str) -> None:
-    text = workflows.to_yaml([TEMPLATE], "")
+    text = platform.to_yaml([TEMPLATE], "")
     planted, count = re.subn(old, new, text)
     assert count
     problems = broken_references(yaml.safe_load(planted))
@@ -169,7 +169,7 @@ def test_pods_are_restricted() -> None:
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         for container in containers:
-            assert container["securityContext"] == manifests.RESTRICTED_CONTAINER
+            assert container["securityContext"] == objects.RESTRICTED_CONTAINER
             assert "memory" in container["resources"]["limits"]
 
 
@@ -180,7 +180,7 @@ def test_argos_own_containers_are_restricted_and_bounded() -> None:
     assert set(own) == {"init", "wait"}
     nodes = [t["container"] for t in TEMPLATE["spec"]["templates"] if "container" in t]
     for container in [*own.values(), *nodes]:
-        assert container["securityContext"] == manifests.RESTRICTED_CONTAINER
+        assert container["securityContext"] == objects.RESTRICTED_CONTAINER
         for bound in ("requests", "limits"):
             assert set(container["resources"][bound]) == {"cpu", "memory"}
 
@@ -210,7 +210,7 @@ def test_the_pods_of_a_release_may_call_and_are_not_called() -> None:
 
 
 def test_route_has_weights_and_mirror(target: Target) -> None:
-    route = manifests.http_route(target, stable=1, candidate=2, weight=25, mirror=True)
+    route = objects.http_route(target, stable=1, candidate=2, weight=25, mirror=True)
     check(route)
     rule = route["spec"]["rules"][0]
     weights = {b["name"]: b["weight"] for b in rule["backendRefs"]}
@@ -258,9 +258,9 @@ def test_who_is_let_in_and_what_is_monitored_are_settings() -> None:
 
 def test_the_probes_route_is_narrower_than_the_users(target: Target) -> None:
     """One path, for whoever knows the token, to one version; the users' route is not touched."""
-    probe = manifests.probe_route(target, 2, "s3cret")
+    probe = objects.probe_route(target, 2, "s3cret")
     check(probe)
-    users = manifests.http_route(target, stable=1)
+    users = objects.http_route(target, stable=1)
     assert probe["metadata"]["name"] != users["metadata"]["name"]
     for key in ("parentRefs", "hostnames"):
         assert probe["spec"][key] == users["spec"][key]
@@ -278,7 +278,7 @@ def test_what_moves_in_a_release_has_one_writer(target: Target) -> None:
     def identities(files: dict[str, list[dict[str, Any]]]) -> set[tuple[str, str]]:
         return {(o["kind"], o["metadata"]["name"]) for each in files.values() for o in each}
 
-    base, released = manifests.base(target), manifests.released(target)
+    base, released = objects.base(target), objects.released(target)
     assert not identities(base) & identities(released)
     assert "v2" not in str(base)  # a release PR changes nothing that the team applies
 

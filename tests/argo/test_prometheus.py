@@ -14,9 +14,10 @@ import pytest
 import yaml
 from argo.prometheus_server import BINARY, Pod, free_port, running, server, until
 
+from modelyard.delivery.cluster.prometheus import Prometheus, number, same_edges
+from modelyard.delivery.evidence.counts import Arm, Counts
 from modelyard.delivery.policy import Metrics
-from modelyard.delivery.ports import Arm, Counts, Routes
-from modelyard.delivery.prometheus import Prometheus, number, same_edges
+from modelyard.delivery.ports import Routes
 
 pytestmark = [
     pytest.mark.skipif(BINARY is None, reason="no prometheus here (apt-get install prometheus)"),

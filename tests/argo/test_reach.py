@@ -14,9 +14,10 @@ import pytest
 from argo.api_server import ApiServer, stand_in
 from argo.targets import TARGET
 
-from modelyard.delivery import kubernetes, reach
+from modelyard.delivery.cluster import reach
+from modelyard.delivery.cluster.client import Cluster
+from modelyard.delivery.cluster.reach import Answer, GatewayReach, answer, gateway_urls, unscraped
 from modelyard.delivery.policy import Kubernetes
-from modelyard.delivery.reach import Answer, GatewayReach, answer, gateway_urls, unscraped
 from modelyard.documents import UserError
 
 HOST = TARGET.host
@@ -269,10 +270,10 @@ def made(url: str) -> dict[str, Any]:
     }
 
 
-def reaching(source: Any, **settings: Any) -> tuple[GatewayReach, kubernetes.Cluster]:
+def reaching(source: Any, **settings: Any) -> tuple[GatewayReach, Cluster]:
     place = {"platform": "kubernetes", "namespace": TARGET.namespace, "host": HOST, **settings}
     environment = Kubernetes.model_validate(place)
-    cluster = kubernetes.Cluster(TARGET.namespace)
+    cluster = Cluster(TARGET.namespace)
     target = replace(TARGET, gateway_url=environment.gateway_url)
     return GatewayReach(cluster, target, source, environment), cluster
 
@@ -281,7 +282,7 @@ def test_a_way_of_its_own_that_is_taken_away(api: ApiServer) -> None:
     """Through the address that the Gateway itself names; also what a crash has left."""
     found, cluster = reaching(Source([True]), metrics={"source": "envoy-gateway"})
     with gateway() as (url, asked):
-        kubernetes.Cluster("edge").create(made(url))
+        Cluster("edge").create(made(url))
         assert found.problem(2) == ""
         route = cluster.get(ROUTE, "flight-delay-probe")
         assert route is not None
@@ -305,7 +306,7 @@ def test_what_is_in_the_way_of_asking(api: ApiServer) -> None:
         assert found.problem(2) == "", "needs no Gateway to be read"
     api.forbidden = set()
     api.gateway = False
-    kubernetes.Cluster("edge").create(made("http://127.0.0.1:1"))
+    Cluster("edge").create(made("http://127.0.0.1:1"))
     problem = reaching(Source([True]))[0].problem(2)
     assert "HTTPRoute flight-delay-probe" in problem and "no Gateway has taken it" in problem
     api.forbidden = {"httproutes"}
@@ -315,7 +316,7 @@ def test_what_is_in_the_way_of_asking(api: ApiServer) -> None:
 
 def test_a_gateway_that_gets_no_answer(api: ApiServer) -> None:
     with gateway(503, None, "no healthy upstream") as (url, _):
-        kubernetes.Cluster("edge").create(made(url))
+        Cluster("edge").create(made(url))
         found, cluster = reaching(Source([True]))
         assert "NetworkPolicy flight-delay" in found.problem(2)
         assert cluster.get(ROUTE, "flight-delay-probe") is not None, "tried again at the next look"

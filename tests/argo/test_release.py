@@ -19,11 +19,14 @@ from argo.api_server import ApiServer, stand_in
 from argo.prometheus_server import BINARY, Pod, free_port, server, until
 from support import commit, run
 
-from modelyard.delivery import kubernetes, manifests
-from modelyard.delivery.controller import Controller
-from modelyard.delivery.machine import State
-from modelyard.delivery.manifests import Target
+from modelyard.delivery.cluster.client import Cluster
+from modelyard.delivery.cluster.ports import kubernetes_ports
+from modelyard.delivery.cluster.prometheus import Prometheus
+from modelyard.delivery.manifests import objects
+from modelyard.delivery.manifests.objects import Target
 from modelyard.delivery.policy import Kubernetes, Policy
+from modelyard.delivery.release.controller import Controller
+from modelyard.delivery.release.state import State
 from modelyard.documents import ReleaseEvent, UserError
 
 pytestmark = [
@@ -83,7 +86,7 @@ class Place:
 
     def controller(self, version: int, **policy: Any) -> Controller:
         environment = Kubernetes.model_validate(self.environment())
-        ports = kubernetes.kubernetes_ports(self.target(version), environment)
+        ports = kubernetes_ports(self.target(version), environment)
         # This Prometheus scrapes more often than a cluster's.
         return Controller(ports, Policy.model_validate(POLICY | policy))
 
@@ -136,8 +139,8 @@ def place(watched: tuple[dict[str, Pod], str], tmp_path: Path) -> Iterator[Place
     file = tmp_path / "kubeconfig"
     with stand_in(tmp_path) as api, users(Place(api, file, *watched)) as place:
         api.pods_run = True
-        account = manifests.service_account(place.target(1), "flight-delay", token=False)
-        kubernetes.Cluster("production").apply(account)
+        account = objects.service_account(place.target(1), "flight-delay", token=False)
+        Cluster("production").apply(account)
         assert place.release(1).decision == "bootstrapped"
         yield place
 
@@ -185,7 +188,7 @@ def written_back(place: Place, folder: Path) -> None:
     (folder / "pyproject.toml").write_text('[project]\nname = "flight-delay"\n')
     commit(folder, "Version 3")
     run("git", "clone", "--quiet", "--bare", folder, origin, cwd=folder)
-    modelyard = [sys.executable, "-m", "modelyard.delivery.cli"]
+    modelyard = [sys.executable, "-m", "modelyard.delivery.commands.app"]
     command = [*modelyard, "release", "write-back", "--env", "production"]
     for said in (
         ": Back to version 2: version 3 was rolled back in production",
@@ -212,7 +215,7 @@ def test_a_prometheus_that_ends_advances_nothing(place: Place) -> None:
     held = CANARY | {"max_duration": "3s", "on_inconclusive": "hold"}
     controller = place.controller(2, canary=held)
     source = controller.ports.source
-    assert isinstance(source, kubernetes.Prometheus)
+    assert isinstance(source, Prometheus)
     with controller.ports.record.lock():
         state = controller.advance(controller.open(2), "canary", 20)
         assert (state.phase, state.weight) == ("canary", 20)

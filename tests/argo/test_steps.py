@@ -10,13 +10,14 @@ from argo.entry import modelyard
 from argo.rendered import MODEL
 from delivery.world import POLICY, World, controller, released
 
-from modelyard.delivery.controller import Controller, Unchanged
-from modelyard.delivery.kubernetes import Cluster
-from modelyard.delivery.local import FileRecord
-from modelyard.delivery.machine import Provenance
+from modelyard.delivery.cluster.client import Cluster
+from modelyard.delivery.commands.steps import following, hand_on, take
+from modelyard.delivery.local.record import FileRecord
 from modelyard.delivery.policy import Kubernetes
 from modelyard.delivery.ports import Routes
-from modelyard.delivery.steps import OUTPUTS_VARIABLE, Next, StepName, following, hand_on, take
+from modelyard.delivery.release.controller import Controller, Unchanged
+from modelyard.delivery.release.state import Provenance
+from modelyard.delivery.step_interface import OUTPUTS_VARIABLE, Next, StepName
 from modelyard.documents import UserError
 
 PLACE = Kubernetes(platform="kubernetes", namespace="production", host="a.example.com")

@@ -16,7 +16,7 @@ from argo.rendered import MODEL
 from argo.schemas import check
 from argo.workflow_status import NAME, node, status
 
-from modelyard.delivery import submit
+from modelyard.delivery.cluster import submit
 from modelyard.documents import UserError
 
 TOKEN = "Bearer of-the-test"

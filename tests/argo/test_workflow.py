@@ -7,8 +7,9 @@ import pytest
 from argo.interpreter import Interpreter
 from argo.rendered import MODEL, template, walk
 
+from modelyard.delivery.commands.steps import deadline
 from modelyard.delivery.policy import load_release
-from modelyard.delivery.steps import Next, deadline
+from modelyard.delivery.step_interface import Next
 
 BACK = [("rollback", 0), ("write-back", 0)]
 

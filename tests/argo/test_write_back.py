@@ -15,7 +15,8 @@ from git_server import served
 from support import commit, run
 
 from modelyard.delivery import write_back as module
-from modelyard.delivery.write_back import CREDENTIALS_VARIABLE, reverted, write_back
+from modelyard.delivery.step_interface import CREDENTIALS_VARIABLE
+from modelyard.delivery.write_back import reverted, write_back
 from modelyard.documents import UserError
 
 TOKEN = "of-the-test-4f1d"

@@ -14,6 +14,9 @@ from benchmarks.canary.simulate import FAULTS, NO_CHANGE, OURS, SILENCE, TOOLS, 
 from benchmarks.canary.traffic import LOADED, Fault, Served, Traffic
 from support import ROOT
 
+from modelyard.delivery.release.decide import roll_back
+from modelyard.delivery.release.state import Action
+
 BROKEN = Fault("broken", failures=1.0)
 WORSE = Fault("worse", failures=0.1)
 SLOW = Fault("slow", slowdown=2.0)
@@ -116,13 +119,13 @@ def test_modelyard_is_its_own_machine(tool: str, monkeypatch: pytest.MonkeyPatch
     """A candidate that breaks is rolled back in the shadow, by the gates alone."""
     broken = arm.release(policy(tool), Traffic(BROKEN, 1))
     assert (broken.decision, broken.exposed) == ("rolled_back", 0)
-    monkeypatch.setattr(arm.machine, "decide", _always_back)
+    monkeypatch.setattr(arm, "decide", _always_back)
     outcome = arm.release(policy(tool), Traffic(NO_CHANGE, 1))
     assert (outcome.decision, outcome.seconds) == ("rolled_back", 0)
 
 
-def _always_back(*_: object) -> arm.machine.Action:
-    return arm.machine.roll_back("planted")
+def _always_back(*_: object) -> Action:
+    return roll_back("planted")
 
 
 def _ended(decision: Decision = "rolled_back", harm: int = 0, blind: bool = False) -> list[Outcome]:

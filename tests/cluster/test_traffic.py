@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from cluster.traffic import Traffic
 
-from modelyard.delivery.processes import wait_until
+from modelyard.delivery.local.process_supervisor import wait_until
 
 JSON = "application/json"
 # Score asked for → status, version, content type, text; None closes the connection.

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from modelyard.delivery.replay import Sender, body
+from modelyard.delivery.local.replay import Sender, body
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from modelyard.delivery import cli, local
+from modelyard.delivery.commands import app as cli
+from modelyard.delivery.local import ports as local
+from modelyard.delivery.local.folders import STATE
 from modelyard.delivery.policy import Local
 from modelyard.delivery.ports import Ports, Routes
 from modelyard.documents import ReleaseEvent
@@ -58,7 +60,7 @@ class Doomed:
 def main(marks: Path) -> int:
     real = local.local_ports
 
-    def doomed(model: str, environment: Local, state: Path = local.STATE) -> Ports:
+    def doomed(model: str, environment: Local, state: Path = STATE) -> Ports:
         ports = real(model, environment, state)
         router, runtime, record = (
             cast(Any, Doomed(p, marks)) for p in (ports.router, ports.runtime, ports.record)

@@ -14,8 +14,8 @@ import httpx
 import polars as pl
 import yaml
 
-from modelyard.delivery.processes import free_port, wait_until
-from modelyard.delivery.replay import Sender, body
+from modelyard.delivery.local.process_supervisor import free_port, wait_until
+from modelyard.delivery.local.replay import Sender, body
 from modelyard.documents import ReleaseEvent
 from modelyard.documents import releases as read_releases
 from modelyard.documents.signature import Number, Signature

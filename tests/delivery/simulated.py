@@ -1,6 +1,6 @@
 """Records of releases in traffic that was never sent: the machine's own, on counts with a seed.
 
-`machine.decide`, `event` and `apply` are called as the controller calls them.
+`decide`, `next_event` and `apply` are called as the controller calls them.
 """
 
 from collections.abc import Iterator
@@ -9,19 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from modelyard.delivery import machine
+from modelyard.delivery.evidence.counts import Arm, Counts, Disagreement, Pairs, Slice
+from modelyard.delivery.evidence.looks import Evidence, Health, Users
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import (
-    Arm,
-    Counts,
-    Disagreement,
-    Evidence,
-    Health,
-    Pairs,
-    Routes,
-    Slice,
-    Users,
-)
+from modelyard.delivery.ports import Routes
+from modelyard.delivery.release.assess import assess
+from modelyard.delivery.release.decide import decide
+from modelyard.delivery.release.fold import apply, first_event, next_event, replay
+from modelyard.delivery.release.state import State, routes_of
 from modelyard.documents import ReleaseEvent
 
 BEGAN = 1_790_000_000.0
@@ -131,7 +126,7 @@ class Traffic:
         return Disagreement(request_id=f"{number:08x}-6f1a", row=0, inputs=inputs,
                             stable=[round(score, 4)], candidate=[round(other, 4)])  # fmt: skip
 
-    def evidence(self, time: float, state: machine.State) -> Evidence:
+    def evidence(self, time: float, state: State) -> Evidence:
         counts = None
         if state.phase in ("shadow", "canary"):
             shadow = state.phase == "shadow"
@@ -168,18 +163,18 @@ def record(
 
 def _events(policy: Policy, traffic: Traffic, version: int, began: float) -> Iterator[ReleaseEvent]:
     time = began
-    first = machine.begin(f"r{began:.0f}-v{version}", version, version - 1, time, policy)
+    first = first_event(f"r{began:.0f}-v{version}", version, version - 1, time, policy)
     yield first
-    state = machine.replay([first])
+    state = replay([first])
     while state.phase != "done":
-        evidence = traffic.evidence(time, state)
-        action = machine.decide(policy, evidence, state)
-        event = machine.event(state, action, evidence)
+        seen = assess(state, traffic.evidence(time, state))
+        action = decide(state, seen)
+        event = next_event(state, action, seen)
         yield event
         moved = action.moves(state)
-        state = machine.apply(state, event)
+        state = apply(state, event, seen)
         seconds = 0.05 if moved else policy.interval
-        traffic.serve(time - began, seconds, machine.routes(state))
+        traffic.serve(time - began, seconds, routes_of(state))
         time += seconds
 
 

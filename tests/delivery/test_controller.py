@@ -9,11 +9,14 @@ from typing import Any, cast
 import pytest
 from delivery.world import ENOUGH, POLICY, Fatal, Killed, World, controller, released
 
-from modelyard.delivery.controller import Controller, Unchanged
-from modelyard.delivery.local import FileRecord
-from modelyard.delivery.machine import Provenance, State
+from modelyard.delivery.evidence.counts import Counts
+from modelyard.delivery.evidence.differences import Block
+from modelyard.delivery.gates.trial import Trial
+from modelyard.delivery.local.record import FileRecord
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Counts, LockLost, Ports, Routes
+from modelyard.delivery.ports import LockLost, Ports, Routes
+from modelyard.delivery.release.controller import Controller, Unchanged
+from modelyard.delivery.release.state import Provenance, State
 from modelyard.documents import ReleaseEvent, UserError, stable_version
 
 HOLD = POLICY.model_copy(
@@ -53,6 +56,22 @@ def test_a_step_that_was_only_written_down_is_still_taken(tmp_path: Path, place:
     left = [w for w in POLICY.canary.steps if w >= place[1]]
     assert all(world.live[weight] >= ENOUGH for weight in left), world.live
     assert (world.routes, world.running) == (Routes(stable=2), {2})
+
+
+def test_the_tests_of_a_look_are_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are most of what it costs; the decision, the record and the new state go by them."""
+    done, after = [], Trial.after
+
+    def counted(trial: Trial, block: Block, live: bool) -> Trial:
+        done.append(block)
+        return after(trial, block, live)
+
+    monkeypatch.setattr(Trial, "after", counted)
+    released(tmp_path)
+    ours = controller(World(), FileRecord(tmp_path))
+    assert ours.advance(ours.open(2)).decision == "promoted"
+    looks = [event for event in FileRecord(tmp_path).releases()[-1] if event.verdicts]
+    assert len(done) == len(looks) > 3
 
 
 def test_an_unfinished_release_is_finished_before_another_begins(tmp_path: Path) -> None:
@@ -308,7 +327,7 @@ def test_what_goes_well_while_a_person_is_waited_for_is_written_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a fault that begins meanwhile is a block of its own."""
-    monkeypatch.setattr("modelyard.delivery.controller._WATCHED_S", 0.0)
+    monkeypatch.setattr("modelyard.delivery.release.controller._WATCHED_S", 0.0)
     released(tmp_path)
     record = FileRecord(tmp_path)
     running = controller(World(), record)

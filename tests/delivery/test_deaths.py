@@ -12,9 +12,10 @@ import psutil
 import pytest
 from delivery.model_repo import POLICY, Repo, Users
 
-from modelyard.delivery.envoy import ARM_HEADER, Envoy
+from modelyard.delivery.local.envoy.process import Envoy
+from modelyard.delivery.local.envoy.xds import ARM_HEADER
+from modelyard.delivery.local.process_supervisor import Server, free_port, wait_until
 from modelyard.delivery.ports import Routes
-from modelyard.delivery.processes import Server, free_port, wait_until
 
 pytestmark = pytest.mark.xdist_group("delivery")
 

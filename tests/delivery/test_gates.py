@@ -7,12 +7,13 @@ import re
 import pytest
 from rich.console import Console
 
-from modelyard.delivery.counts import Block, difference, quantile
-from modelyard.delivery.gates import Trial, Verdict, beyond
+from modelyard.delivery.evidence.counts import Arm, Counts, Pairs, Slice
+from modelyard.delivery.evidence.differences import Block, difference
+from modelyard.delivery.gates.trial import Trial, Verdict, beyond
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Arm, Counts, Pairs, Slice
-from modelyard.delivery.progress import gates
-from modelyard.delivery.words import bounds
+from modelyard.delivery.reporting.format import bounds
+from modelyard.delivery.reporting.terminal import gates
+from modelyard.statistics.histograms import quantile
 
 NONE = Arm()
 

@@ -2,10 +2,14 @@
 
 import pytest
 
-from modelyard.delivery import machine
-from modelyard.delivery.harm import HIGHEST, Outlook
+from modelyard.delivery.evidence.counts import Arm, Counts, Pairs
+from modelyard.delivery.evidence.looks import Evidence, Health
+from modelyard.delivery.gates.harm_budget import HIGHEST, Outlook
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Arm, Counts, Evidence, Health, Pairs
+from modelyard.delivery.release.assess import assess
+from modelyard.delivery.release.decide import decide
+from modelyard.delivery.release.fold import apply, first_event, next_event, replay
+from modelyard.delivery.release.state import RECENT
 
 
 def outlook(**given: float) -> Outlook:
@@ -63,7 +67,7 @@ class Release:
     def __init__(self, policy: Policy = POLICY) -> None:
         self.time, self.policy = 100.0, policy
         self.stable = self.candidate = self.failures = 0
-        self.state = machine.replay([machine.begin("r", 2, 1, self.time, policy)])
+        self.state = replay([first_event("r", 2, 1, self.time, policy)])
 
     def look(self, stable: int = 0, candidate: int = 0, pending: int = 0, failures: int = 0) -> int:
         """So many answers come in, so many wait for the candidate; the weight that follows."""
@@ -79,8 +83,9 @@ class Release:
             pairs=Pairs(requests=self.candidate),
         )
         seen = Evidence(time=self.time, candidate=READY, stable=READY, counts=counts)
-        action = machine.decide(self.policy, seen, self.state)
-        self.state = machine.apply(self.state, machine.event(self.state, action, seen))
+        found = assess(self.state, seen)
+        action = decide(self.state, found)
+        self.state = apply(self.state, next_event(self.state, action, found), found)
         return self.state.weight
 
 
@@ -116,7 +121,7 @@ def test_a_candidate_that_nobody_reaches_has_few_users() -> None:
     for _ in range(4):
         assert release.look(30, 10) > 5
     weights = [release.look(30, 0) for _ in range(20)]
-    assert weights == sorted(weights, reverse=True) and set(weights[machine.RECENT :]) == {1}
+    assert weights == sorted(weights, reverse=True) and set(weights[RECENT:]) == {1}
     assert release.look(39, 1) > 1
 
 

@@ -7,10 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelyard.delivery import machine
-from modelyard.delivery.machine import Action, State, decide
+from modelyard.delivery.evidence.counts import Arm, Counts, Pairs
+from modelyard.delivery.evidence.looks import Evidence, Health
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Arm, Counts, Evidence, Health, Pairs
+from modelyard.delivery.ports import Routes
+from modelyard.delivery.release.assess import assess
+from modelyard.delivery.release.audit import check_policy
+from modelyard.delivery.release.decide import decide, outlook
+from modelyard.delivery.release.fold import apply, first_event, next_event, replay
+from modelyard.delivery.release.state import STALE, Action, State, exposure, routes_of
 from modelyard.documents import ReleaseEvent, UserError
 
 READY = Health(status="ready")
@@ -108,8 +113,8 @@ def walk(
     policy: Policy, steps: list[dict], stable: int | None
 ) -> tuple[list[ReleaseEvent], list[tuple[State, Evidence, Action]], State]:
     """A release through an arbitrary world: its events, with what each was decided by."""
-    world, events = World(), [machine.begin("r", 2, stable, 100.0, policy)]
-    state, trail = machine.replay(events), []
+    world, events = World(), [first_event("r", 2, stable, 100.0, policy)]
+    state, trail = replay(events), []
     for s in steps:
         counts = world.counts(s)
         evidence = Evidence(
@@ -118,11 +123,12 @@ def walk(
             stable=s["stable_health"] if stable else None,
             counts=None if s["blind"] else counts,
         )
-        action = decide(policy, evidence, state)
+        seen = assess(state, evidence)
+        action = decide(state, seen)
         trail.append((state, evidence, action))
-        event = machine.event(state, action, evidence)
+        event = next_event(state, action, seen)
         events.append(ReleaseEvent.model_validate_json(event.model_dump_json()))
-        state = machine.apply(state, events[-1])
+        state = apply(state, events[-1], seen)
         if state.phase == "done":
             break
     return events, trail, state
@@ -142,16 +148,16 @@ def test_the_weight_never_rises_without_fresh_evidence(policy, steps, stable) ->
     for state, evidence, action in trail:
         if action.weight <= state.weight or stable is None:
             continue
-        now, verdicts = evidence.counts, machine.judge(evidence, state)
+        now, verdicts = evidence.counts, assess(state, evidence).verdicts
         assert now is not None and state.baseline is not None and state.last is not None
-        assert abs(now.time - evidence.time) <= machine.STALE * policy.interval
+        assert abs(now.time - evidence.time) <= STALE * policy.interval
         assert now.epoch == state.last.epoch
         assert evidence.candidate.status == "ready" and evidence.stable == READY
         oldest = state.recent[0].candidate
         assert now.candidate and oldest and now.candidate.requests > oldest.requests
         assert all(verdict.outcome != "fail" for verdict in verdicts)
         if policy.canary.steps:
-            seen = machine.exposure(state, now)[1]
+            seen = exposure(state, now)[1]
             wanted = policy.shadow if state.phase == "shadow" else policy.canary
             assert seen.requests >= wanted.min_requests
         if action.weight == 100:
@@ -166,10 +172,10 @@ def test_what_a_ramp_risks_is_left_of_its_budget(steps) -> None:
     for state, evidence, action in trail:
         if action.phase != "canary":
             continue
-        outlook = machine.outlook(RAMPED, evidence, state)
-        bound = outlook.bound if action.weight > 1 else min(outlook.bound, outlook.shadow_bound)
+        ahead = outlook(state, assess(state, evidence))
+        bound = ahead.bound if action.weight > 1 else min(ahead.bound, ahead.shadow_bound)
         assert 1 <= action.weight <= 50
-        assert bound * outlook.requests * action.weight / 100 <= outlook.left + 1e-9
+        assert bound * ahead.requests * action.weight / 100 <= ahead.left + 1e-9
 
 
 @settings(max_examples=100, deadline=None)
@@ -178,11 +184,11 @@ def test_a_rollback_ends_at_weight_0_with_stable_serving(policy, steps, stable) 
     events, trail, state = walk(policy, steps, stable)
     for before, evidence, action in trail:
         if action.phase == "rollback":
-            after = machine.apply(before, machine.event(before, action, evidence))
-            routes = machine.routes(after)
+            after = apply(before, next_event(before, action, assess(before, evidence)))
+            routes = routes_of(after)
             assert (routes.stable, routes.weight, routes.mirror) == (stable, 0, False)
     if state.decision == "rolled_back":
-        assert machine.routes(state) == machine.Routes(stable=stable)
+        assert routes_of(state) == Routes(stable=stable)
         assert events[-1].stable == stable
 
 
@@ -191,12 +197,12 @@ def test_a_rollback_ends_at_weight_0_with_stable_serving(policy, steps, stable) 
 def test_stable_serves_until_the_candidate_holds_all_and_is_healthy(policy, steps, stable) -> None:
     _, trail, _ = walk(policy, steps, stable)
     for before, evidence, action in trail:
-        after = machine.apply(before, machine.event(before, action, evidence))
+        after = apply(before, next_event(before, action, assess(before, evidence)))
         if after.stable != stable:
             assert before.weight == 100 and before.phase == "promote"
             assert evidence.candidate.status == "ready"
         else:
-            assert machine.routes(after).stable == stable
+            assert routes_of(after).stable == stable
 
 
 @settings(max_examples=60, deadline=None)
@@ -204,11 +210,12 @@ def test_stable_serves_until_the_candidate_holds_all_and_is_healthy(policy, step
 def test_a_record_gives_the_same_state_from_any_prefix(policy, steps, stable) -> None:
     events, trail, state = walk(policy, steps, stable)
     for cut, (before, evidence, action) in enumerate(trail, start=1):
-        again = machine.replay(events[:cut])
+        again = replay(events[:cut])
         assert again == before
-        assert machine.judge(evidence, again) == machine.judge(evidence, before)
-        assert decide(policy, evidence, again) == action
-    assert machine.replay(events) == state
+        seen = assess(again, evidence)
+        assert seen.verdicts == assess(before, evidence).verdicts
+        assert decide(again, seen) == action
+    assert replay(events) == state
 
 
 @settings(max_examples=50, deadline=None)
@@ -240,7 +247,7 @@ def test_an_edited_event_is_refused(change: dict, what: str) -> None:
     edited = events[-1].model_copy(update={"phase": "canary", "weight": 10, "evidence": None})
     changed = (edited if "weight" in change else events[-1]).model_copy(update=change)
     with pytest.raises(UserError, match=what):
-        machine.replay([*events[:-1], changed])
+        replay([*events[:-1], changed])
 
 
 @pytest.mark.parametrize(
@@ -255,7 +262,7 @@ def test_an_edited_end_is_refused(change: dict, what: str) -> None:
     events, _, state = walk(FIXED, [GOOD, GOOD, GOOD, {**GOOD, "failed": 1.0}, GOOD], 1)
     assert state.decision == "rolled_back"
     with pytest.raises(UserError, match=what):
-        machine.replay([*events[:-1], events[-1].model_copy(update=change)])
+        replay([*events[:-1], events[-1].model_copy(update=change)])
 
 
 COUNTED = [
@@ -284,7 +291,7 @@ def test_counts_that_were_edited_no_longer_give_the_e_values(data, by: int) -> N
     place[last] += by
     edited = events[n].model_copy(update={"evidence": evidence})
     with pytest.raises(UserError, match="e-values do not follow from its counts"):
-        machine.replay([*events[:n], edited, *events[n + 1 :]])
+        replay([*events[:n], edited, *events[n + 1 :]])
 
 
 @pytest.mark.parametrize("gate", ["errors", "latency", "predictions"])
@@ -296,28 +303,37 @@ def test_an_edited_e_value_is_refused(gate: str) -> None:
     )
     edited = events[n].model_copy(update={"verdicts": verdicts})
     with pytest.raises(UserError, match="e-values do not follow"):
-        machine.replay([*events[:n], edited])
+        replay([*events[:n], edited])
 
 
 def test_a_policy_that_was_edited_in_the_record_is_refused() -> None:
     events, _, _ = walk(FIXED, [GOOD] * 5, 1)
     looser = policy(STEPS, {"errors": {"margin": 0.3}}).model_dump(mode="json")
     with pytest.raises(UserError, match="e-values do not follow"):
-        machine.replay([events[0].model_copy(update={"policy": looser}), *events[1:]])
+        replay([events[0].model_copy(update={"policy": looser}), *events[1:]])
     for broken, what in [(None, "valid dictionary"), ({"alpha": 7}, "less than 0.5")]:
         with pytest.raises(UserError, match=f"not a policy .*{what}"):
-            machine.replay([events[0].model_copy(update={"policy": broken}), *events[1:]])
+            replay([events[0].model_copy(update={"policy": broken}), *events[1:]])
+
+
+def test_the_way_back_is_read_without_a_policy() -> None:
+    events, _, state = walk(RAMPED, [GOOD] * 5, 1)
+    assert state.phase == "canary"
+    broken = events[0].model_copy(update={"policy": None})
+    back = replay([broken, *events[1:]], judged=False)
+    assert (back.phase, back.weight, back.stable) == ("canary", state.weight, 1)
+    assert back.tests is None and back.policy == Policy()
 
 
 def test_a_release_that_ended_is_read_by_any_later_version() -> None:
     events, _, state = walk(FIXED, [GOOD] * 25, 1)
     other = [event.model_copy(update={"policy": None, "verdicts": ()}) for event in events]
-    assert machine.replay(other) == state and state.decision == "promoted"
+    assert replay(other) == state and state.decision == "promoted"
 
 
 def test_a_policy_that_changes_in_the_middle_decides_nothing() -> None:
     _, trail, _ = walk(FIXED, [GOOD] * 6, 1)
-    state, evidence, _ = trail[-1]
+    state, _, _ = trail[-1]
     assert state.phase == "canary"
     with pytest.raises(UserError, match=r"put argo/release.yaml back as it was"):
-        decide(HOLD, evidence, state)
+        check_policy(HOLD, state)

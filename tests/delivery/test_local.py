@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modelyard.delivery.envoy import read_arms
-from modelyard.delivery.ports import Arm
-from modelyard.delivery.processes import Server, wait_until
+from modelyard.delivery.evidence.counts import Arm
+from modelyard.delivery.local.envoy.stats import read_arms
+from modelyard.delivery.local.process_supervisor import Server, wait_until
 
 STATS = """\
 {"stats": [

@@ -9,11 +9,12 @@ from delivery.world import POLICY, Fatal, Killed, World, controller, released
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelyard.delivery.controller import Controller, Unchanged
-from modelyard.delivery.local import FileRecord
+from modelyard.delivery.evidence.looks import Health
+from modelyard.delivery.local.record import FileRecord
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Health, Routes
-from modelyard.delivery.shares import Kept, Unexplained
+from modelyard.delivery.ports import Routes
+from modelyard.delivery.release.controller import Controller, Unchanged
+from modelyard.delivery.release.shares import Kept, Unexplained
 from modelyard.documents import UserError
 
 HASTY = Policy.model_validate(

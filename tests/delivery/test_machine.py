@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
-from modelyard.delivery import machine
-from modelyard.delivery.counts import Block
-from modelyard.delivery.gates import Trial
-from modelyard.delivery.machine import Action, State, decide
+from modelyard.delivery.evidence.counts import Arm, Counts, Pairs
+from modelyard.delivery.evidence.differences import Block
+from modelyard.delivery.evidence.looks import Evidence, Health
+from modelyard.delivery.gates.trial import Trial
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Arm, Counts, Evidence, Health, Pairs
+from modelyard.delivery.release.assess import assess
+from modelyard.delivery.release.decide import decide
+from modelyard.delivery.release.fold import apply, first_event, next_event, replay
+from modelyard.delivery.release.state import Action, State
 
 READY, GONE = Health(status="ready"), Health(status="absent", detail="gone")
 STARTING, FAILED = Health(status="starting"), Health(status="failed", detail="boom")
@@ -150,20 +153,29 @@ BACK = State("r", 2, 1, "rollback", 0, since=100.0, reason="errors: many")
     ],
 )  # fmt: skip
 def test_decisions(state: State, evidence: Evidence, expected: tuple) -> None:
-    action = decide(POLICY, evidence, state)
+    action = decided(state, evidence)
     assert (action.phase, action.weight, action.decision) == expected, action
     assert action.reason
 
 
-def test_a_state_does_not_answer_for_the_one_it_was_made_from() -> None:
-    evidence = look(103, counts(103, 3090, 3090))
-    assert decide(POLICY, evidence, LAST).weight == 50
-    assert decide(POLICY, evidence, dataclasses.replace(LAST, tests=PROVEN)).weight == 100
+def test_what_other_evidence_says_is_not_taken_for_what_this_says() -> None:
+    evidence, worse = (look(103, counts(103, 180, 20, failed)) for failed in (0, 12))
+    seen = assess(CANARY, evidence)
+    event = next_event(CANARY, Action("canary", 10, "watching"), seen)
+    after = apply(CANARY, event, assess(CANARY, worse))
+    assert after.tests is not None and after.tests.verdicts(shadow=False) == seen.verdicts
+
+
+def test_a_release_goes_by_the_policy_that_it_began_with() -> None:
+    impatient = Policy.model_validate({**SETTINGS, "deploy": {"max_duration": "10s"}})
+    seen = look(111, stable=STARTING)
+    assert decided(BACK, seen).phase == "rollback"
+    assert decided(dataclasses.replace(BACK, policy=impatient), seen).decision == "rolled_back"
 
 
 def test_a_first_version_needs_no_stable() -> None:
     state = dataclasses.replace(DEPLOY, stable=None)
-    action = decide(POLICY, look(101, stable=None), state)
+    action = decided(state, look(101, stable=None))
     assert (action.phase, action.weight) == ("promote", 100)
 
 
@@ -172,7 +184,7 @@ def test_a_first_version_needs_no_stable() -> None:
 )
 def test_an_undecided_release_is_held_at_the_weight_of_the_policy(state, weight) -> None:
     state = dataclasses.replace(state, policy=HOLD)
-    action = decide(HOLD, look(161, counts(161, 5, 5)), state)
+    action = decided(state, look(161, counts(161, 5, 5)))
     assert action == Action("done", weight, action.reason, "held")
     assert "5 of 20 requests" in action.reason
 
@@ -182,7 +194,7 @@ def test_a_fault_in_a_long_step_is_not_weighed_against_what_went_well() -> None:
     state = CANARY
     for tick in range(1, 10):
         state = feed(state, look(100 + tick, counts(100 + tick, 9_000 * tick, 1_000 * tick)))
-    action = decide(POLICY, look(110, counts(110, 81_180, 9_020, failures=20)), state)
+    action = decided(state, look(110, counts(110, 81_180, 9_020, failures=20)))
     assert action.phase == "rollback" and "errors" in action.reason
 
 
@@ -191,7 +203,7 @@ def test_an_undecided_release_says_how_much_more_would_decide() -> None:
     state = CANARY
     for tick in range(1, 9):
         state = feed(state, look(100 + tick, counts(100 + tick, 50 * tick, tick)))
-    action = decide(POLICY, look(161, counts(161, 500, 12)), state)
+    action = decided(state, look(161, counts(161, 500, 12)))
     assert action.phase == "rollback"
     assert "undecided after 61 s: 12 of 20 requests; errors: not proven yet" in action.reason
     assert " more requests would decide" in action.reason
@@ -203,13 +215,13 @@ def test_nothing_advances_on_silence() -> None:
     state = dataclasses.replace(CANARY, policy=policy)
     now = counts(101, 1000, 1000)
     for tick in range(1, 20):
-        action = decide(policy, look(100 + tick, at(now, 100 + tick)), state)
+        action = decided(state, look(100 + tick, at(now, 100 + tick)))
         assert action.phase == "canary" and action.weight == 10
         state = feed(state, look(100 + tick, at(now, 100 + tick)))
-    action = decide(policy, look(120, at(now, 120)), state)
+    action = decided(state, look(120, at(now, 120)))
     assert (action.weight, action.reason) == (10, "no requests in the last 8 looks")
     one_more = counts(121, 1009, 1001)
-    assert decide(policy, look(121, one_more), state).weight == 50, "thin traffic is traffic"
+    assert decided(state, look(121, one_more)).weight == 50, "thin traffic is traffic"
 
 
 @pytest.mark.parametrize("state", [CANARY, DONE])
@@ -219,11 +231,11 @@ def test_a_weight_rises_on_answers_of_this_moment_only(state: State) -> None:
     assert start is not None and start.stable is not None and start.candidate is not None
     enough = counts(101, start.stable.requests + 400, start.candidate.requests + 400)
     state = feed(state, look(101, enough))
-    action = decide(POLICY, look(103, at(enough, 103)), state)
+    action = decided(state, look(103, at(enough, 103)))
     assert (action.phase, action.weight) == ("canary", state.weight)
     assert action.reason == "nobody asked the candidate since the last look"
     more = counts(103, start.stable.requests + 401, start.candidate.requests + 401)
-    assert decide(POLICY, look(103, more), state).weight > state.weight
+    assert decided(state, look(103, more)).weight > state.weight
 
 
 LONG = POLICY.canary.model_copy(update={"min_duration": 15.0})
@@ -239,35 +251,39 @@ def test_a_candidate_that_hangs_does_not_keep_its_users(start: State) -> None:
     state = feed(dataclasses.replace(start, policy=policy), look(105))
     for tick in range(106, 116):
         hung = look(tick, candidate=STARTING)
-        assert decide(policy, hung, state).phase == start.phase
+        assert decided(state, hung).phase == start.phase
         state = feed(state, hung)
-    action = decide(policy, look(116, candidate=STARTING), state)
+    action = decided(state, look(116, candidate=STARTING))
     assert action.phase == "rollback" and "not been ready for 11 s" in action.reason
     back = feed(state, look(116))
-    assert decide(policy, look(117, candidate=STARTING), back).phase == start.phase
+    assert decided(back, look(117, candidate=STARTING)).phase == start.phase
 
 
 def test_counts_that_begin_anew_are_no_evidence() -> None:
     """Envoy was restarted: the totals are lower, or of another epoch."""
     full = feed(CANARY, look(102, counts(102, 170, 15)))
     anew = counts(103, 300, 50).model_copy(update={"epoch": "b"})
-    assert decide(POLICY, look(103, anew), full).weight == 10
+    assert decided(full, look(103, anew)).weight == 10
     after = feed(full, look(103, anew))
     assert after.baseline == anew and after.recent == (anew,)
     lower = counts(104, 3, 50)
-    assert decide(POLICY, look(104, lower), full).weight == 10
+    assert decided(full, look(104, lower)).weight == 10
 
 
 def test_a_clock_set_back_does_not_stretch_a_phase() -> None:
     state = feed(CANARY, look(50))
     assert state.since == 50
-    assert decide(POLICY, look(111), state).phase == "rollback"
+    assert decided(state, look(111)).phase == "rollback"
+
+
+def decided(state: State, evidence: Evidence) -> Action:
+    return decide(state, assess(state, evidence))
 
 
 def feed(state: State, evidence: Evidence) -> State:
     """One turn that stays where it is, as the controller writes it."""
     action = Action(state.phase, state.weight, "watching")
-    return machine.apply(state, machine.event(state, action, evidence))
+    return apply(state, next_event(state, action, assess(state, evidence)))
 
 
 @pytest.mark.parametrize("canary", [SETTINGS["canary"], RAMP])
@@ -275,8 +291,8 @@ def test_copies_that_were_scraped_late_are_no_live_traffic(canary: dict[str, Any
     """Counts are 15 s old, as of a Prometheus: after the shadow many still come in."""
     settings = {**SETTINGS, "interval": "5s", "canary": {**canary, "max_duration": "10m"}}
     policy = Policy.model_validate(settings)
-    first = machine.begin("r", 2, 1, 0.0, policy)
-    state, age, began = machine.replay([first]), 15.0, None
+    first = first_event("r", 2, 1, 0.0, policy)
+    state, age, began = replay([first]), 15.0, None
     for time in range(5, 65, 5):
         # 100 requests a second: copied until the shadow ends, after it 1 in 100 at the candidate.
         then = max(0.0, time - age)
@@ -285,8 +301,8 @@ def test_copies_that_were_scraped_late_are_no_live_traffic(canary: dict[str, Any
         now = counts(then, round(100 * copied + 99 * live), round(100 * copied + live),
                      rows=round(100 * copied))  # fmt: skip
         evidence = look(float(time), now)
-        action = decide(policy, evidence, state)
-        state = machine.apply(state, machine.event(state, action, evidence))
+        action = decided(state, evidence)
+        state = apply(state, next_event(state, action, assess(state, evidence)))
         if state.phase == "canary" and began is None:
             began = float(time)
         assert state.tests is None or state.phase == "shadow" or state.tests.bets.seen[0][2] <= live
@@ -296,7 +312,7 @@ def test_copies_that_were_scraped_late_are_no_live_traffic(canary: dict[str, Any
 
 
 def test_what_is_in_the_way_is_why_a_release_goes_back() -> None:
-    back = decide(POLICY, look(300, unreached="a wall"), DEPLOY)
+    back = decided(DEPLOY, look(300, unreached="a wall"))
     assert "after 200 s: a wall" in back.reason and "first" not in back.reason
-    first = decide(POLICY, look(300, stable=None, unreached="a wall"), FIRST)
+    first = decided(FIRST, look(300, stable=None, unreached="a wall"))
     assert "a wall" in first.reason and "nobody is served, as before" in first.reason

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from modelyard.delivery.prediction_log import PredictionLog, Request
+from modelyard.delivery.local.prediction_log import PredictionLog, Request
 from modelyard.documents.signature import Category, Number, Signature
 
 ROWS = [
@@ -89,8 +89,8 @@ def test_the_same_question_of_two_versions() -> None:
 
 def test_what_the_servers_write_is_what_is_read_here(tmp_path: Path) -> None:
     """The two rooms meet in this format only."""
-    from modelyard.serving.prediction_log import Entry
-    from modelyard.serving.prediction_log import PredictionLog as Writer
+    from modelyard.serving.observability.prediction_log import Entry
+    from modelyard.serving.observability.prediction_log import PredictionLog as Writer
 
     signature = Signature.model_validate(
         {

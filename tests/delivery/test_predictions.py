@@ -7,11 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from modelyard.delivery.evidence.counts import Pairs, Slice
+from modelyard.delivery.local.prediction_log import PredictionLog
+from modelyard.delivery.local.predictions import SHADOW_ID, Answers
+from modelyard.delivery.local.reference import Reference, read_reference
 from modelyard.delivery.policy import Predictions
-from modelyard.delivery.ports import Pairs, Slice
-from modelyard.delivery.prediction_log import PredictionLog
-from modelyard.delivery.predictions import SHADOW_ID, Answers
-from modelyard.delivery.reference import Reference, read_reference
 from modelyard.documents import UserError
 from modelyard.documents.signature import Number, Signature
 

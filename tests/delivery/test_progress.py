@@ -15,14 +15,15 @@ from delivery import simulated
 from delivery.simulated import BEGAN, SETTINGS, Candidate, record
 from rich.console import Console
 
-from modelyard.delivery import machine, progress
-from modelyard.delivery.cli import _ctrl_c
-from modelyard.delivery.history import summary
+from modelyard.delivery.commands.release import _ctrl_c
+from modelyard.delivery.evidence.looks import Evidence, Health
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Evidence, Health
-from modelyard.delivery.progress import Progress
-from modelyard.delivery.status import Status, outcome, show, status
-from modelyard.delivery.words import happened
+from modelyard.delivery.release.fold import apply, first_event, replay
+from modelyard.delivery.reporting import terminal
+from modelyard.delivery.reporting.format import happened
+from modelyard.delivery.reporting.status import Status, outcome, show, status_of
+from modelyard.delivery.reporting.summary import summary
+from modelyard.delivery.reporting.terminal import Progress
 from modelyard.documents import ReleaseEvent
 
 READY = Health(status="ready")
@@ -37,10 +38,10 @@ def followed(events: Iterable[ReleaseEvent], encoding: str = "utf-8") -> str:
     """What the progress of a release prints."""
     first, *rest = events
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    state = machine.replay([first])
+    state = replay([first])
     with Progress("release of flight-delay version 2 to local", stream) as shown:
         for event in rest:
-            state = machine.apply(state, event)
+            state = apply(state, event)
             shown.follow(state, Evidence.model_validate(event.evidence))
             shown._live.refresh()
     stream.flush()
@@ -49,7 +50,7 @@ def followed(events: Iterable[ReleaseEvent], encoding: str = "utf-8") -> str:
 
 
 def test_plain_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    monkeypatch.setattr(terminal, "_EVERY_S", 0.0)
     lines = followed(record(Candidate(failing=0.3, late=6), seed=1)).splitlines()
     assert lines[0] == "release of flight-delay version 2 to local"
     assert "\x1b" not in "".join(lines)
@@ -90,8 +91,8 @@ def test_a_terminal_of_any_width(monkeypatch: pytest.MonkeyPatch, width: int, co
 
 
 def test_a_terminal_without_unicode() -> None:
-    table = progress.gates(
-        status("local", [record(events=40)], {}, None, None).unfinished.verdicts,  # type: ignore[union-attr]
+    table = terminal.gates(
+        status_of("local", [record(events=40)], {}, None, None).unfinished.verdicts,  # type: ignore[union-attr]
         console := Console(file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), width=140),
         140,
     )
@@ -110,7 +111,7 @@ def test_status_of_an_unfinished_release() -> None:
     good, cut = record(seed=1, version=2), record(seed=2, version=3, began=BEGAN + 60, events=40)
     serving = {3: 5, 2: 95}
     url = "http://127.0.0.1:8080"
-    found = status("local", [good, cut], {2: READY, 3: READY}, READY, url, serving)
+    found = status_of("local", [good, cut], {2: READY, 3: READY}, READY, url, serving)
     text = shown(found)
     for part in [
         "promoted",
@@ -145,19 +146,19 @@ def test_status_of_an_unfinished_release() -> None:
 )  # fmt: skip
 def test_status_says_loudly_what_is_down(servers, envoy, said) -> None:
     good, cut = record(seed=1, version=2), record(seed=2, version=3, began=BEGAN + 60, events=40)
-    found = status("local", [good, cut], servers, envoy, "http://127.0.0.1:8080")
+    found = status_of("local", [good, cut], servers, envoy, "http://127.0.0.1:8080")
     assert said in shown(found) and len(found.down()) == 1
     assert "`modelyard release run`" in found.document()["down"][0]
 
 
 def test_status_before_any_release() -> None:
-    found = status("local", [], {}, Health(status="absent"), "http://127.0.0.1:8080")
+    found = status_of("local", [], {}, Health(status="absent"), "http://127.0.0.1:8080")
     assert shown(found) == "stable: none\n" and found.document()["unfinished"] is None
 
 
 def test_servers_that_are_to_be_started_are_not_down() -> None:
     good, begun = record(seed=1), record(version=3, began=BEGAN + 60, events=2)
-    assert status("local", [good, begun], {2: READY}, READY, "").down() == []
+    assert status_of("local", [good, begun], {2: READY}, READY, "").down() == []
 
 
 def test_a_release_goes_on_when_nobody_reads_what_it_says() -> None:
@@ -165,11 +166,11 @@ def test_a_release_goes_on_when_nobody_reads_what_it_says() -> None:
     first, *rest = record(seed=1)
     read, write = os.pipe()
     os.close(read)
-    state = machine.replay([first])
+    state = replay([first])
     stream = open(write, "w", buffering=1)
     with Progress("title", stream) as progress:
         for event in rest:
-            state = machine.apply(state, event)
+            state = apply(state, event)
             progress.follow(state, Evidence.model_validate(event.evidence))
     with suppress(BrokenPipeError):
         stream.close()
@@ -198,7 +199,7 @@ def test_copies_that_come_in_after_the_shadow_have_no_user() -> None:
 
 
 def test_a_gate_that_measured_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    monkeypatch.setattr(terminal, "_EVERY_S", 0.0)
     histogram = simulated._histogram
     none = lambda *given, empty=False: {} if empty else histogram(*given)  # noqa: E731
     monkeypatch.setattr(simulated, "_histogram", none)
@@ -227,10 +228,10 @@ def test_who_is_served_after_a_roll_back(stable: int | None, silent: bool, said:
     [(1, "all users get v1 again"), (None, "nobody is served: v2 was the first version")],
 )
 def test_a_roll_back_in_the_log(stable: int | None, said: str) -> None:
-    begun = machine.begin("r", 2, stable, BEGAN, Policy())
+    begun = first_event("r", 2, stable, BEGAN, Policy())
     back = begun.model_copy(update={"sequence": 1, "phase": "rollback", "policy": None})
     assert happened(back) == said
-    assert happened(machine.replay([begun, back])) == said
+    assert happened(replay([begun, back])) == said
 
 
 def test_how_it_ended_in_plain_words() -> None:

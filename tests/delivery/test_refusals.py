@@ -9,10 +9,10 @@ import pytest
 from argo.entry import modelyard
 from delivery.model_repo import POLICY, Repo
 
-from modelyard.delivery.local import FileRecord
-from modelyard.delivery.machine import begin
+from modelyard.delivery.local.record import FileRecord
+from modelyard.delivery.local.replay import read_traffic
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.replay import read_traffic
+from modelyard.delivery.release.fold import first_event
 from modelyard.documents import UserError, read_record
 
 pytestmark = pytest.mark.xdist_group("delivery")
@@ -59,7 +59,7 @@ def test_no_bentos_at_all(repo: Repo) -> None:
 def test_an_edited_record(repo: Repo) -> None:
     record = FileRecord(repo.folder / ".modelyard")
     record.folder.mkdir()
-    event = begin("r", 1, None, 100.0, Policy())
+    event = first_event("r", 1, None, 100.0, Policy())
     record.append(event)
     path = record.folder / "r.jsonl"
     path.write_text(path.read_text().replace('"candidate":1', '"candidate":"one"'))
@@ -78,7 +78,7 @@ def test_an_edited_record(repo: Repo) -> None:
 def test_a_line_that_a_crash_cut_off_is_written_anew(tmp_path: Path) -> None:
     record = FileRecord(tmp_path)
     record.folder.mkdir(exist_ok=True)
-    event = begin("r", 1, None, 100.0, Policy())
+    event = first_event("r", 1, None, 100.0, Policy())
     record.append(event)
     path = record.folder / "r.jsonl"
     with path.open("a") as file:

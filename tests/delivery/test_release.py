@@ -11,7 +11,7 @@ import httpx
 import pytest
 from delivery.model_repo import POLICY, Repo, Users
 
-from modelyard.delivery.processes import Server
+from modelyard.delivery.local.process_supervisor import Server
 
 pytestmark = pytest.mark.xdist_group("delivery")
 

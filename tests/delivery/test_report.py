@@ -10,7 +10,7 @@ import pytest
 from delivery.page import Page
 from delivery.simulated import BEGAN, MARKUP, SETTINGS, Candidate, record
 
-from modelyard.delivery.report import write_report
+from modelyard.delivery.reporting.html import write_report
 from modelyard.documents import ReleaseEvent, UserError
 
 RAMP: dict[str, Any] = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from modelyard.delivery.sequential import Bets, Null, Plan, band, nearest, rate_bound
+from modelyard.statistics.sequential import Bets, Null, Plan, band, nearest, rate_bound
 
 RATES = np.linspace(0, 1, 41)
 

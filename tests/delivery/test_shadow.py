@@ -8,9 +8,9 @@ import httpx
 import pytest
 from delivery.model_repo import POLICY, Repo, package
 
-from modelyard.delivery.envoy import ARM_HEADER
-from modelyard.delivery.predictions import SHADOW_ID
-from modelyard.delivery.shadow import past_requests
+from modelyard.delivery.local.envoy.xds import ARM_HEADER
+from modelyard.delivery.local.predictions import SHADOW_ID
+from modelyard.delivery.local.shadow_replay import past_requests
 
 pytestmark = pytest.mark.xdist_group("delivery")
 

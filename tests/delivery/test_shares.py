@@ -2,9 +2,9 @@
 
 import pytest
 
-from modelyard.delivery.machine import State
 from modelyard.delivery.ports import Routes
-from modelyard.delivery.shares import Unexplained, harmless, stable_version, told
+from modelyard.delivery.release.shares import Unexplained, harmless, stable_version, told
+from modelyard.delivery.release.state import State
 
 UNDER_WAY = State("r3", candidate=3, stable=2, phase="canary", weight=25)
 PROMOTED = State("r2", candidate=2, stable=2, phase="done", decision="promoted")

@@ -13,11 +13,11 @@ from argo.interpreter import Interpreter
 from argo.rendered import template
 from delivery.model_repo import POLICY, Repo
 
-from modelyard.delivery.manifests import Target, policy_object
-from modelyard.delivery.render import environment_text
-from modelyard.delivery.replay import Replay
-from modelyard.delivery.steps import OUTPUTS_VARIABLE
-from modelyard.delivery.workflows import release_workflow
+from modelyard.delivery.local.replay import Replay
+from modelyard.delivery.manifests.objects import Target, policy_object
+from modelyard.delivery.manifests.render import environment_text
+from modelyard.delivery.manifests.workflow_template import release_workflow
+from modelyard.delivery.step_interface import OUTPUTS_VARIABLE
 
 pytestmark = [pytest.mark.xdist_group("delivery"), pytest.mark.slow]
 

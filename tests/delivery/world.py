@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from modelyard.delivery.controller import Controller
-from modelyard.delivery.local import FileRecord
+from modelyard.delivery.evidence.counts import Arm, Counts, Pairs
+from modelyard.delivery.evidence.looks import Health
+from modelyard.delivery.local.record import FileRecord
 from modelyard.delivery.policy import Policy
-from modelyard.delivery.ports import Arm, Counts, Health, Pairs, Ports, Routes
+from modelyard.delivery.ports import Ports, Routes
+from modelyard.delivery.release.controller import Controller
 from modelyard.documents import ReleaseEvent
 
 ENOUGH = 40

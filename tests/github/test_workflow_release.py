@@ -33,8 +33,8 @@ REGISTER = """
 from pathlib import Path
 from modelyard.documents import Signature
 from modelyard.documents.signature import Category, Number
-from modelyard.pipeline.registry import register
-from modelyard.pipeline.workspace import Workspace
+from modelyard.pipeline.tracking.registry import register
+from modelyard.pipeline.storage.workspace import Workspace
 from modelyard.serving.testing import write_package
 
 inputs = (Number(name="distance", minimum=0), Category(name="carrier", values=("AA", "UA")))

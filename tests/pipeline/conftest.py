@@ -11,7 +11,7 @@ from pipeline.flights import Registered, make_small, materialize, write_sample
 from pipeline.ranks import Trained, train
 from support import Once, commit
 
-from modelyard.pipeline.job import History
+from modelyard.pipeline.training.workdir import History
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from modelyard.pipeline.sources import find, package_folder, read_csv
+from modelyard.pipeline.data.csv_source import find, package_folder, read_csv
 
 MONTHS = ("2013-01", "2013-02", "2013-03")
 ROWS = 4000
@@ -71,7 +71,7 @@ def materialize(repo: Path, *arguments: str) -> tuple[int, str]:
     """`make train` of a repo: (exit code, what it printed, both streams)."""
     own = {"PYTHONPATH": str(repo / "src"), "DAGSTER_HOME": str(repo / ".dagster")}
     done = subprocess.run(
-        [sys.executable, "-m", "modelyard.pipeline.materialize", *arguments],
+        [sys.executable, "-m", "modelyard.pipeline.commands.train", *arguments],
         cwd=repo,
         env={**os.environ, **own},
         stdout=subprocess.PIPE,

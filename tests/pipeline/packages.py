@@ -5,7 +5,7 @@ from typing import Any
 
 from modelyard.documents import Manifest, Signature, write_manifest
 from modelyard.documents.signature import Number
-from modelyard.pipeline.workspace import Workspace
+from modelyard.pipeline.storage.workspace import Workspace
 
 SIGNATURE = Signature(task="regression", target="y", inputs=(Number(name="a"),))
 

@@ -11,10 +11,10 @@ import psutil
 
 from modelyard.documents import Signature
 from modelyard.documents.signature import Category, Number
-from modelyard.pipeline.job import History
-from modelyard.pipeline.launcher import TorchLauncher
-from modelyard.pipeline.settings import TrainingSettings
-from modelyard.pipeline.synthetic import draw
+from modelyard.pipeline.config.settings import TrainingSettings
+from modelyard.pipeline.data.synthetic import draw
+from modelyard.pipeline.launchers.local import TorchLauncher
+from modelyard.pipeline.training.workdir import History
 
 SIGNATURE = Signature(
     task="binary",
@@ -26,8 +26,9 @@ MODULE = '''
 import os, signal, resource
 from pathlib import Path
 import torch
-from modelyard.pipeline import loop, training
-from modelyard.pipeline.settings import TrainingSettings
+from modelyard.pipeline.training import loop
+from modelyard.pipeline.training import session as training
+from modelyard.pipeline.config.settings import TrainingSettings
 
 FOLDER = Path({folder!r})
 FAULTS = {{}}  # by epoch and step

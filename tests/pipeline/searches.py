@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from modelyard.documents import load_settings
-from modelyard.pipeline.settings import Settings, TrainingSettings
+from modelyard.pipeline.config.settings import Settings, TrainingSettings
 
 CONFIG = """\
 data: {months: {from: 2013-01, to: 2013-03}}

@@ -18,10 +18,10 @@ from support import run
 
 from modelyard.documents import ReleaseEvent, Signature
 from modelyard.documents.signature import Number
-from modelyard.pipeline.batch_checks import checked, shift
-from modelyard.pipeline.materialize import ALL, _select
-from modelyard.pipeline.settings import PredictionSettings
-from modelyard.pipeline.workspace import Workspace
+from modelyard.pipeline.config.settings import PredictionSettings
+from modelyard.pipeline.orchestration.prediction_checks import checked, shift
+from modelyard.pipeline.orchestration.run import ALL, _select
+from modelyard.pipeline.storage.workspace import Workspace
 from modelyard.serving.testing import serve, write_package
 
 pytestmark = pytest.mark.xdist_group("pipeline-batch")
@@ -36,7 +36,7 @@ def environment(repo: Path) -> dict[str, str]:
 def predict(repo: Path, *arguments: str) -> tuple[int, str]:
     """`make predict`: (exit code, what it printed, both streams)."""
     done = subprocess.run(
-        [sys.executable, "-m", "modelyard.pipeline.batch", *arguments],
+        [sys.executable, "-m", "modelyard.pipeline.commands.predict", *arguments],
         cwd=repo, env={**os.environ, **environment(repo)}, text=True, timeout=240,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip

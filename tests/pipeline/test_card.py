@@ -3,8 +3,9 @@ import pytest
 
 from modelyard.documents import Manifest, Signature, UserError
 from modelyard.documents.signature import Category, Number
-from modelyard.pipeline.card import write_card
-from modelyard.pipeline.gate import GatePolicy, compare
+from modelyard.pipeline.config.gate import GatePolicy
+from modelyard.pipeline.evaluation.gate import compare
+from modelyard.pipeline.packaging.model_card import write_card
 
 INPUTS = (
     Number(name="distance", minimum=0, unit="miles"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.documents import UserError
-from modelyard.pipeline.contract import enforce, write
+from modelyard.pipeline.data.contract import enforce, write
 
 
 class Row(pa.DataFrameModel):

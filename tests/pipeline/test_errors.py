@@ -15,15 +15,26 @@ from pipeline.job_controller import JobController
 from pipeline.ranks import SIGNATURE, gone, small
 
 from modelyard.documents import UserError
-from modelyard.pipeline import cluster, launcher
-from modelyard.pipeline import materialize as pipeline
-from modelyard.pipeline.indexed_job import KubernetesSettings, Training, objects
-from modelyard.pipeline.job import CHECKPOINTS, JOB, LOG, MISTAKE, Job, Mistake, Unfinished
-from modelyard.pipeline.launcher import TorchLauncher, failure, traceback_of
-from modelyard.pipeline.materialize import _failure
-from modelyard.pipeline.objects import Objects
-from modelyard.pipeline.pod import MISTAKES, Place, _mistake
-from modelyard.pipeline.workspace import Workspace
+from modelyard.pipeline.commands import train
+from modelyard.pipeline.config.kubernetes import KubernetesSettings
+from modelyard.pipeline.launchers import preparation
+from modelyard.pipeline.launchers.kubernetes import client
+from modelyard.pipeline.launchers.kubernetes.entrypoint import MISTAKES, Place, _mistake
+from modelyard.pipeline.launchers.kubernetes.manifests import Training, objects
+from modelyard.pipeline.launchers.local import TorchLauncher
+from modelyard.pipeline.orchestration.run import _failure
+from modelyard.pipeline.storage.objects import Objects
+from modelyard.pipeline.storage.workspace import Workspace
+from modelyard.pipeline.training.failure import failure, traceback_of
+from modelyard.pipeline.training.workdir import (
+    CHECKPOINTS,
+    JOB,
+    LOG,
+    MISTAKE,
+    Job,
+    Mistake,
+    Unfinished,
+)
 
 Launch = Callable[[str], int]
 UNTIL_STOPPED = """
@@ -44,7 +55,7 @@ LAUNCHER = """
 import sys
 from pathlib import Path
 from pipeline.ranks import small
-from modelyard.pipeline.launcher import TorchLauncher
+from modelyard.pipeline.launchers.local import TorchLauncher
 folder = Path(sys.argv[1])
 TorchLauncher(threads=1).torchrun("planted", folder / "work", small(ranks=1), {})
 """
@@ -124,12 +135,12 @@ def test_the_process_that_started_it_is_killed(
     starter.kill()
     starter.wait()
     job, work = Job(settings={}, signature=SIGNATURE), tmp_path / "work"
-    monkeypatch.setattr(launcher, "GRACE", -10)
+    monkeypatch.setattr(preparation, "GRACE", -10)
     with pytest.raises(UserError, match=f"another run trains in {work}; wait"):
-        launcher.clear(work, job)
-    monkeypatch.setattr(launcher, "_goes_on", lambda *_: True)
-    monkeypatch.setattr(launcher, "GRACE", 60)
-    launcher.clear(work, job)
+        preparation.clear(work, job)
+    monkeypatch.setattr(preparation, "_goes_on", lambda *_: True)
+    monkeypatch.setattr(preparation, "GRACE", 60)
+    preparation.clear(work, job)
     assert (work / "checkpoint").exists() and gone(tmp_path)
 
 
@@ -210,8 +221,8 @@ def test_an_interrupted_make_train_says_whether_it_goes_on(
         (work / JOB).touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setattr(pipeline, "materialize", interrupted)
-    assert pipeline.main([]) == 130
+    monkeypatch.setattr(train, "materialize", interrupted)
+    assert train.main([]) == 130
     then = "; run it again to go on from its last checkpoint" if saved else ""
     assert capsys.readouterr().err == f"interrupted{then}\n"
 
@@ -220,7 +231,7 @@ POD_SETTINGS = {"namespace": "default", "image": "nowhere/training:1", "storage"
 
 
 def test_an_api_server_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cluster.PLAIN, "_request_timeout", 0.1)
+    monkeypatch.setitem(client.PLAIN, "_request_timeout", 0.1)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -230,7 +241,7 @@ def test_an_api_server_that_never_answers(tmp_path: Path, monkeypatch: pytest.Mo
             "contexts: [{name: c, context: {cluster: c, user: u}}], "
             f"clusters: [{{name: c, cluster: {{server: '{at}'}}}}]}}"
         )
-        there = cluster.Cluster(KubernetesSettings.model_validate(POD_SETTINGS))
+        there = client.Cluster(KubernetesSettings.model_validate(POD_SETTINGS))
         with pytest.raises(
             ConnectionError, match="kubernetes: cannot read Job t: .*[Tt]imed? ?out"
         ):
@@ -241,7 +252,7 @@ def test_a_job_that_lacks_its_service_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its pods would never find one another."""
-    monkeypatch.setattr(cluster, "LEAVING", 0)
+    monkeypatch.setattr(client, "LEAVING", 0)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     settings = KubernetesSettings.model_validate(POD_SETTINGS)
@@ -251,7 +262,7 @@ def test_a_job_that_lacks_its_service_is_none(
     standing = JobController(tmp_path / "pods")
     try:
         (tmp_path / "kubeconfig").write_text(standing.kubeconfig())
-        there = cluster.Cluster(settings)
+        there = client.Cluster(settings)
         there.create([job, service, policy])
         assert there.job("t")
         there.delete("t")

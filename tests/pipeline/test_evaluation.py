@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from modelyard.documents import UserError
-from modelyard.pipeline.evaluation import PRIMARY, metrics
+from modelyard.pipeline.evaluation.metrics import PRIMARY, metrics
 
 CLASSES = ("early", "on time", "late")
 

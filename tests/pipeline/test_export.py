@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modelyard.pipeline.export import load
+from modelyard.pipeline.evaluation.scoring import load
 
 ROWS = 20_001
 

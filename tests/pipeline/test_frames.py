@@ -13,17 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.documents import Signature, UserError
+from modelyard.documents.files import replaced, replaced_folder
 from modelyard.documents.signature import Category, Number
-from modelyard.pipeline.arrays import Arrays, encode, write_arrays
-from modelyard.pipeline.frames import (
-    content_hash,
-    join_partitions,
-    stored_hash,
-    write_features,
-    write_replay,
-)
-from modelyard.pipeline.settings import Months
-from modelyard.pipeline.workspace import Workspace, replaced, replaced_folder
+from modelyard.pipeline.config.settings import Months
+from modelyard.pipeline.data.content import content_hash, stored_hash
+from modelyard.pipeline.data.features import write_features
+from modelyard.pipeline.data.splits import join_partitions, write_replay
+from modelyard.pipeline.data.tensors import Arrays, encode, write_arrays
+from modelyard.pipeline.storage.workspace import Workspace
 
 SIGNATURE = Signature(
     task="binary",
@@ -188,7 +185,7 @@ def test_a_file_or_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> Non
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from modelyard.pipeline.workspace import replaced_folder
+from modelyard.documents.files import replaced_folder
 
 rename, done = os.rename, []
 

@@ -3,8 +3,9 @@ import pytest
 from pydantic import ValidationError
 
 from modelyard.documents import UserError
-from modelyard.pipeline.evaluation import metrics
-from modelyard.pipeline.gate import Comparison, GatePolicy, GateResult, _auc, compare
+from modelyard.pipeline.config.gate import GatePolicy
+from modelyard.pipeline.evaluation.gate import Comparison, GateResult, _auc, compare
+from modelyard.pipeline.evaluation.metrics import metrics
 
 POLICY = GatePolicy(margin=0.01, resamples=300)
 

@@ -11,7 +11,8 @@ from argo.schemas import check
 from kubernetes_validate import ValidationError
 from pydantic import ValidationError as Refused
 
-from modelyard.pipeline.indexed_job import KubernetesSettings, Training, job, objects
+from modelyard.pipeline.config.kubernetes import KubernetesSettings
+from modelyard.pipeline.launchers.kubernetes.manifests import Training, job, objects
 
 GOLDEN = Path(__file__).with_name("golden")
 SIMPLE = {

@@ -17,12 +17,12 @@ from pipeline.job_controller import JOBS, JobController
 from pipeline.ranks import Trained, train
 
 from modelyard.documents import UserError
-from modelyard.pipeline import kubernetes
-from modelyard.pipeline.cluster import culprit, last_words, waiting
-from modelyard.pipeline.indexed_job import KubernetesSettings
-from modelyard.pipeline.job import LOG, WEIGHTS, History
-from modelyard.pipeline.kubernetes import Follower, KubernetesLauncher, launcher
-from modelyard.pipeline.objects import Objects
+from modelyard.pipeline.config.kubernetes import KubernetesSettings
+from modelyard.pipeline.launchers.kubernetes import launcher
+from modelyard.pipeline.launchers.kubernetes.client import culprit, last_words, waiting
+from modelyard.pipeline.launchers.kubernetes.launcher import Follower, KubernetesLauncher
+from modelyard.pipeline.storage.objects import Objects
+from modelyard.pipeline.training.workdir import LOG, WEIGHTS, History
 
 pytestmark = pytest.mark.xdist_group("training-pods")
 SETTINGS = {"namespace": "default", "image": "ghcr.io/acme/training:1", "pods": 2}
@@ -38,7 +38,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobCont
     monkeypatch.setenv("KUBECONFIG", str(path))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(kubernetes, "POLL", 0.1)
+    monkeypatch.setattr(launcher, "POLL", 0.1)
     yield standing
     standing.stop()
 
@@ -54,7 +54,7 @@ def remote(cluster: JobController, bucket: Objects, tmp_path: Path) -> Train:
 
     def remote(fault: str = "", **changes: Any) -> History:
         settings = KubernetesSettings.model_validate({**SETTINGS, "storage": bucket.uri, **changes})
-        return train(tmp_path, fault, launcher=launcher(settings))
+        return train(tmp_path, fault, launcher=launcher.launcher(settings))
 
     return remote
 
@@ -168,7 +168,7 @@ def test_a_launcher_that_goes_away_and_one_that_is_interrupted(
 
 
 def test_an_image_of_other_code_is_refused(remote: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "code_hash", lambda module: "other")
+    monkeypatch.setattr(launcher, "code_hash", lambda module: "other")
     with pytest.raises(UserError, match="the image holds another code .* kubernetes.image"):
         remote()
 
@@ -176,7 +176,7 @@ def test_an_image_of_other_code_is_refused(remote: Train, monkeypatch: pytest.Mo
 def test_an_image_that_cannot_be_had(
     remote: Train, cluster: JobController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes, "STUCK", 0)
+    monkeypatch.setattr(launcher, "STUCK", 0)
     with pytest.raises(UserError, match="a pod can't start: ImagePullBackOff: no such image"):
         remote(image="nowhere/training:1")
 

@@ -7,8 +7,8 @@ import pytest
 from pipeline.ranks import Trained, running, small, train
 
 from modelyard.documents import UserError
-from modelyard.pipeline.job import HISTORY, LOG, WEIGHTS
-from modelyard.pipeline.launcher import failure
+from modelyard.pipeline.training.failure import failure
+from modelyard.pipeline.training.workdir import HISTORY, LOG, WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("training")
 

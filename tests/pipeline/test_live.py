@@ -16,12 +16,20 @@ from pipeline.packages import write_package
 from pipeline.ranks import MODULE, SIGNATURE, small
 
 from modelyard.documents import UserError
-from modelyard.pipeline import assets, live, tracking
-from modelyard.pipeline.job import HISTORY, REPORTS, WEIGHTS, Epoch, History, Unfinished
-from modelyard.pipeline.launcher import TorchLauncher
-from modelyard.pipeline.registry import register
-from modelyard.pipeline.synthetic import draw
-from modelyard.pipeline.workspace import Workspace
+from modelyard.pipeline.data.synthetic import draw
+from modelyard.pipeline.launchers.local import TorchLauncher
+from modelyard.pipeline.orchestration import assets
+from modelyard.pipeline.storage.workspace import Workspace
+from modelyard.pipeline.tracking import live_metrics, mlflow_runs
+from modelyard.pipeline.tracking.registry import register
+from modelyard.pipeline.training.workdir import (
+    HISTORY,
+    REPORTS,
+    WEIGHTS,
+    Epoch,
+    History,
+    Unfinished,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Workspace(tmp_path_factory.mktemp("mlflow"))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with tracking.connected(made):
+        with mlflow_runs.connected(made):
             return made.state / "mlflow.db"
 
 
@@ -38,7 +46,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workspace(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name in ("PATIENCE", "HURRY"):
-        monkeypatch.setattr(live, name, 60)  # the machine may be busy
+        monkeypatch.setattr(live_metrics, name, 60)  # the machine may be busy
     made = Workspace(tmp_path)
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "flight-delay"\n')
     made.training.mkdir(parents=True)
@@ -87,7 +95,7 @@ def train(workspace: Workspace, training: Callable[[], object]) -> dg.DagsterIns
 
     @dg.asset
     def weights(context: dg.AssetExecutionContext) -> None:
-        with live.followed(context, workspace, small()):
+        with live_metrics.followed(context, workspace, small()):
             training()
 
     dg.materialize([weights], instance=instance)
@@ -127,7 +135,7 @@ def test_an_epoch_is_there_while_the_next_one_trains(workspace: Workspace) -> No
 
 def test_the_package_joins_the_run_of_its_training(workspace: Workspace) -> None:
     def training() -> None:
-        (workspace.training / tracking.RUN).unlink(missing_ok=True)  # as the launcher does it
+        (workspace.training / mlflow_runs.RUN).unlink(missing_ok=True)  # as the launcher does it
         report(workspace, begun={"ranks": 2})
         finish(workspace, epochs=1)
 
@@ -175,11 +183,11 @@ def test_a_training_that_never_began_leaves_no_run(workspace: Workspace) -> None
 
 
 def test_what_was_killed_does_not_run_for_ever(workspace: Workspace) -> None:
-    with tracking.connected(workspace) as client:
-        tracking.begin(client, workspace, {}, {"git_commit": "c0ffee"})
+    with mlflow_runs.connected(workspace) as client:
+        mlflow_runs.begin(client, workspace, {}, {"git_commit": "c0ffee"})
 
     def training() -> None:
-        (workspace.training / tracking.RUN).unlink()  # the launcher makes the folder anew
+        (workspace.training / mlflow_runs.RUN).unlink()  # the launcher makes the folder anew
         report(workspace, begun={"ranks": 2})
         finish(workspace, epochs=1)
 
@@ -190,7 +198,7 @@ def test_what_was_killed_does_not_run_for_ever(workspace: Workspace) -> None:
 def test_a_server_that_fails_at_first_gets_one_run(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, tries = tracking.log, []
+    whole, tries = mlflow_runs.log, []
 
     def log(*given: Any, **named: Any) -> None:
         tries.append(given)
@@ -198,7 +206,7 @@ def test_a_server_that_fails_at_first_gets_one_run(
             raise ConnectionError("away")
         whole(*given, **named)
 
-    monkeypatch.setattr(tracking, "log", log)
+    monkeypatch.setattr(mlflow_runs, "log", log)
 
     def training() -> None:
         for number in (1, 2, 3):
@@ -230,13 +238,13 @@ def test_a_server_that_does_not_answer_costs_a_warning(
     uri = silent if kind == "silent" else "http://127.0.0.1:9"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", "//me:secret@"))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(live, "PATIENCE", 3)
-    monkeypatch.setattr(live, "WAITING", 2)
+    monkeypatch.setattr(live_metrics, "PATIENCE", 3)
+    monkeypatch.setattr(live_metrics, "WAITING", 2)
 
     def training() -> None:
         for number in range(1, 6):
             report(workspace, epoch=epoch(number).model_dump())
-            time.sleep(live.POLL)
+            time.sleep(live_metrics.POLL)
         finish(workspace, epochs=5)
 
     instance = train(workspace, training)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from modelyard.documents import UserError
-from modelyard.pipeline.objects import Exchange, Objects, Stream
+from modelyard.pipeline.storage.objects import Objects, Stream
+from modelyard.pipeline.training.exchange import Exchange
 
 
 @pytest.fixture

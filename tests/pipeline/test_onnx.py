@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from modelyard.pipeline import onnx_export
-from modelyard.pipeline.onnx_export import write_onnx
+from modelyard.pipeline.packaging import onnx_export
+from modelyard.pipeline.packaging.onnx_export import write_onnx
 
 NUMBERS = np.array([[1.0, np.nan], [2.0, 0.5], [-3.0, 4.0]], dtype=np.float32)
 CATEGORIES = np.array([[0], [1], [2]], dtype=np.int64)

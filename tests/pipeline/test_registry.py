@@ -15,10 +15,10 @@ from modelyard.documents import (
     UserError,
     verify_package,
 )
-from modelyard.pipeline import registry, tracking
-from modelyard.pipeline.challenge import find_champion
-from modelyard.pipeline.registry import fetch, register
-from modelyard.pipeline.workspace import Workspace
+from modelyard.pipeline.evaluation.champion import find_champion
+from modelyard.pipeline.storage.workspace import Workspace
+from modelyard.pipeline.tracking import mlflow_runs, registry
+from modelyard.pipeline.tracking.registry import fetch, register
 
 pytestmark = pytest.mark.xdist_group("registry")
 
@@ -32,7 +32,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Workspace(tmp_path_factory.mktemp("registry"))
     path = made.state / "mlflow.db"
     with ThreadPoolExecutor() as pool:
-        both = [pool.submit(tracking._make_database, made) for _ in range(2)]
+        both = [pool.submit(mlflow_runs._make_database, made) for _ in range(2)]
         files = {each.result() or path.stat().st_ino for each in as_completed(both)}
     assert len(files) == 1, "what one of them uses is not replaced by the other"
     return path

@@ -15,14 +15,14 @@ import torch
 from pipeline.flights import MONTHS, ROWS, Registered, configure, materialize
 
 from modelyard.documents import ReleaseEvent, UserError, verify_package
-from modelyard.pipeline.arrays import encode
-from modelyard.pipeline.assets import show_deployment, watch_releases
-from modelyard.pipeline.challenge import Evaluation, evaluate, read_evaluation
-from modelyard.pipeline.export import MODEL, load
-from modelyard.pipeline.frames import HASH
-from modelyard.pipeline.gate import GatePolicy
-from modelyard.pipeline.job import WEIGHTS
-from modelyard.pipeline.workspace import Workspace
+from modelyard.pipeline.config.gate import GatePolicy
+from modelyard.pipeline.data.content import HASH
+from modelyard.pipeline.data.tensors import encode
+from modelyard.pipeline.evaluation.champion import Evaluation, evaluate, read_evaluation
+from modelyard.pipeline.evaluation.scoring import MODEL, load
+from modelyard.pipeline.orchestration.assets import show_deployment, watch_releases
+from modelyard.pipeline.storage.workspace import Workspace
+from modelyard.pipeline.training.workdir import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("pipeline-repo")
 
@@ -148,7 +148,7 @@ def test_a_champion_that_cannot_be_compared_with(released: Workspace) -> None:
         evaluate_again(released)
     (released.state / "card").rename(released.registered(1) / "model_card.md")
     released.registered(1).rename(released.state / "away")
-    with pytest.raises(UserError, match="--fetch 1"):
+    with pytest.raises(UserError, match="commands.fetch 1`"):
         evaluate_again(released)
     (released.state / "away").rename(released.registered(1))
 

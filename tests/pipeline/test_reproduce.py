@@ -10,14 +10,14 @@ import pytest
 from pipeline.flights import Registered
 
 from modelyard.documents import UserError
-from modelyard.pipeline.reproduce import reproduce
-from modelyard.pipeline.workspace import Workspace
+from modelyard.pipeline.commands.reproduce import reproduce
+from modelyard.pipeline.storage.workspace import Workspace
 
 pytestmark = pytest.mark.xdist_group("pipeline-repo")
 
 
 def again(repo: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "modelyard.pipeline.reproduce", "1"]
+    command = [sys.executable, "-m", "modelyard.pipeline.commands.reproduce", "1"]
     return subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=300)
 
 

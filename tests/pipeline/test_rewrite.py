@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from modelyard.documents import UserError
-from modelyard.pipeline.rewrite import changed
+from modelyard.pipeline.config.edit import changed
 
 TEXT = """\
 # Of the team.

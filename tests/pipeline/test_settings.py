@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.documents import UserError, load_settings
-from modelyard.pipeline.settings import Settings, TrainingSettings
+from modelyard.pipeline.config.settings import Settings, TrainingSettings
 
 GOOD = """\
 data:

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from modelyard.documents import UserError
-from modelyard.pipeline.settings import Months
-from modelyard.pipeline.sources import find, of_month, package_folder, read_csv
+from modelyard.pipeline.config.settings import Months
+from modelyard.pipeline.data.csv_source import find, of_month, package_folder, read_csv
 
 TEXT = "a,b,c\n" + "".join(f"{i},x{i},NA\n" for i in range(5000))
 

@@ -11,7 +11,7 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.launcher import RunLauncher
 from support import run
 
-from modelyard.pipeline.steps import STEPS, executor, pod
+from modelyard.pipeline.orchestration.executor import STEPS, executor, pod
 
 pytestmark = pytest.mark.xdist_group("steps")
 SHOW = """
@@ -63,7 +63,7 @@ def test_dg_checks_the_definitions_without_a_cluster(repo: Path) -> None:
 
 def test_pods_that_cannot_share_the_ranks(repo: Path) -> None:
     from modelyard.documents import UserError, load_settings
-    from modelyard.pipeline.settings import Settings, TrainingSettings
+    from modelyard.pipeline.config.settings import Settings, TrainingSettings
 
     text = (
         "data: {months: {from: 2013-01, to: 2013-03}}\n"

@@ -6,9 +6,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from modelyard.pipeline.study import VALUES
-from modelyard.pipeline.study_pictures import _colour, _in_our_words, draw
-from modelyard.pipeline.tune import Progress
+from modelyard.pipeline.tuning.plots import _colour, _in_our_words, draw
+from modelyard.pipeline.tuning.search import Progress
+from modelyard.pipeline.tuning.study import VALUES
 
 SPACE: dict[str, optuna.distributions.BaseDistribution] = {
     "dropout": optuna.distributions.FloatDistribution(0, 1)

@@ -3,7 +3,7 @@ import pytest
 
 from modelyard.documents import Signature
 from modelyard.documents.signature import Category, Number
-from modelyard.pipeline.synthetic import draw
+from modelyard.pipeline.data.synthetic import draw
 
 INPUTS = (
     Number(name="free"),

@@ -14,14 +14,15 @@ import torch
 from pipeline.ranks import SIGNATURE, Trained, running, small, train
 
 from modelyard.documents import UserError
-from modelyard.pipeline.arrays import Arrays, write_arrays
-from modelyard.pipeline.checkpoint import NEW, PROGRESS, complete
-from modelyard.pipeline.feeding import Feed
-from modelyard.pipeline.job import CHECKPOINTS, WEIGHTS, History, unfinished
-from modelyard.pipeline.launcher import check, check_machine, prepare
-from modelyard.pipeline.settings import TrainingSettings
-from modelyard.pipeline.synthetic import draw
-from modelyard.pipeline.training import Run
+from modelyard.pipeline.config.settings import TrainingSettings
+from modelyard.pipeline.data.synthetic import draw
+from modelyard.pipeline.data.tensors import Arrays, write_arrays
+from modelyard.pipeline.launchers.local import check_machine
+from modelyard.pipeline.launchers.preparation import check, prepare
+from modelyard.pipeline.training.checkpoint import NEW, PROGRESS, complete
+from modelyard.pipeline.training.loader import Feed
+from modelyard.pipeline.training.session import Run
+from modelyard.pipeline.training.workdir import CHECKPOINTS, WEIGHTS, History, unfinished
 
 pytestmark = pytest.mark.xdist_group("training")
 TOLERANCE = 0.01

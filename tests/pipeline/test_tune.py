@@ -19,13 +19,16 @@ from pipeline.searches import settings
 from support import run
 
 from modelyard.documents import UserError
-from modelyard.pipeline import tune
-from modelyard.pipeline.job import CHECKPOINTS
-from modelyard.pipeline.search import Choices, Range, SearchSettings
-from modelyard.pipeline.settings import TrainingSettings
-from modelyard.pipeline.study import SPEC, VALUES, _stop_if_hopeless, answering, open_study
-from modelyard.pipeline.synthetic import draw
-from modelyard.pipeline.workspace import Workspace
+from modelyard.pipeline.config.search_space import Choices, Range, SearchSettings
+from modelyard.pipeline.config.settings import TrainingSettings
+from modelyard.pipeline.data.synthetic import draw
+from modelyard.pipeline.orchestration import tuning
+from modelyard.pipeline.storage.workspace import Workspace
+from modelyard.pipeline.training.workdir import CHECKPOINTS
+from modelyard.pipeline.tuning.plots import draw as draw_study
+from modelyard.pipeline.tuning.search import STORAGE, describe
+from modelyard.pipeline.tuning.study import SPEC, VALUES, answering, open_study
+from modelyard.pipeline.tuning.worker import _stop_if_hopeless
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_a_study_prunes_and_finds_the_better_half(
     )
 
     def search(**how: Any) -> dict[str, Any]:
-        made = tune.search(workspace, given, "planted", SIGNATURE, tune.Search(**how))
+        made = tuning.search(workspace, given, "planted", SIGNATURE, tuning.Search(**how))
         return dict(made.metadata or {})
 
     first = search(trials=1)
@@ -126,7 +129,7 @@ def test_a_study_prunes_and_finds_the_better_half(
     # Another space, other data or other code is another study.
     other = settings(workspace.root, "learning_rate: {choices: [0.05, 0.01]}")
     spec = [
-        tune.describe(workspace, s.training, s.tune, "planted", SIGNATURE, tune.Search())
+        describe(workspace, s.training, s.tune, "planted", SIGNATURE)
         for s in (given, other)
         if s.tune
     ]
@@ -143,7 +146,7 @@ def test_pictures_of_a_longer_study(tmp_path: Path) -> None:
         return value
 
     study.optimize(loss, n_trials=10)
-    tune.draw(study, tmp_path)
+    draw_study(study, tmp_path)
     pictures = {path.stem for path in tmp_path.glob("*.png")}
     assert pictures == {"history", "epochs", "slices", "importances"}
 
@@ -154,12 +157,11 @@ def test_ctrl_c_keeps_the_trial(workspace: Workspace) -> None:
     given = settings(workspace.root, "learning_rate: {from: 0.01, to: 0.1}")
     assert given.tune
     training = given.training.model_copy(update={"checkpoint_seconds": 0, "epochs": 8})
-    how = tune.Search(trials=1)
-    spec = tune.describe(workspace, training, given.tune, "planted", SIGNATURE, how)
+    spec = describe(workspace, training, given.tune, "planted", SIGNATURE, trials=1)
     folder = workspace.state / "tune"
     folder.mkdir()
     (folder / SPEC).write_text(spec.model_dump_json(by_alias=True))
-    command = [sys.executable, "-m", "modelyard.pipeline.study", str(folder), "1"]
+    command = [sys.executable, "-m", "modelyard.pipeline.tuning.worker", str(folder), "1"]
     worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while not list(folder.glob(f"*/{CHECKPOINTS}/0*")):
         assert worker.poll() is None
@@ -180,11 +182,11 @@ import sys
 from pathlib import Path
 from pipeline.ranks import SIGNATURE
 from pipeline.searches import settings
-from modelyard.pipeline import tune
-from modelyard.pipeline.workspace import Workspace
+from modelyard.pipeline.orchestration import tuning
+from modelyard.pipeline.storage.workspace import Workspace
 workspace = Workspace(Path(sys.argv[1]))
 given = settings(workspace.root, "learning_rate: {from: 0.01, to: 0.1}")
-tune.search(workspace, given, "planted", SIGNATURE, tune.Search(trials=2))
+tuning.search(workspace, given, "planted", SIGNATURE, tuning.Search(trials=2))
 """
 
 
@@ -210,8 +212,8 @@ def test_the_search_is_killed(workspace: Workspace) -> None:
 def test_what_failed_trials_and_databases_leave(workspace: Workspace) -> None:
     given = settings(workspace.root, "learning_rate: {from: 0.01, to: 0.1}")
     assert given.tune
-    how = tune.Search(trials=3)
-    spec = tune.describe(workspace, given.training, given.tune, "planted", SIGNATURE, how)
+    how = tuning.Search(trials=3)
+    spec = describe(workspace, given.training, given.tune, "planted", SIGNATURE, how.trials)
     study = open_study(spec)
     for _ in range(2):
         study.ask().set_user_attr("error", "rank 1 failed with ValueError: no")
@@ -221,7 +223,7 @@ def test_what_failed_trials_and_databases_leave(workspace: Workspace) -> None:
         "tune: 3 trials failed by themselves, the last one: training: rank . failed at .*ValueError"
     )
     with pytest.raises(UserError, match=last) as said:
-        tune.search(workspace, given, "planted", SIGNATURE, how)
+        tuning.search(workspace, given, "planted", SIGNATURE, how)
     log = re.search(r"its traceback is in (\S+);", str(said.value))
     assert log and "ValueError: no" in Path(log[1]).read_text()
     assert not (Path(log[1]).parent / "train").exists()
@@ -234,17 +236,21 @@ def test_what_failed_trials_and_databases_leave(workspace: Workspace) -> None:
 def test_a_database_that_is_not_there(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(tune.STORAGE, "sqlite:////nowhere/tune.db")
+    monkeypatch.setenv(STORAGE, "sqlite:////nowhere/tune.db")
     given = settings(workspace.root, "learning_rate: {from: 0.01, to: 0.1}")
     with pytest.raises(UserError, match="the study's database sqlite:////nowhere/tune.db: "):
-        tune.search(workspace, given, "planted", SIGNATURE, tune.Search())
+        tuning.search(workspace, given, "planted", SIGNATURE, tuning.Search())
 
 
 def test_without_a_space(workspace: Workspace) -> None:
     given = settings(workspace.root, "learning_rate: {from: 0.01, to: 0.1}")
     with pytest.raises(UserError, match="config.yaml has no block tune: say what to search"):
-        tune.search(
-            workspace, given.model_copy(update={"tune": None}), "planted", SIGNATURE, tune.Search()
+        tuning.search(
+            workspace,
+            given.model_copy(update={"tune": None}),
+            "planted",
+            SIGNATURE,
+            tuning.Search(),
         )
 
 
@@ -265,7 +271,7 @@ def searching(repo: Path) -> Iterator[Path]:
 @pytest.mark.xdist_group("pipeline-repo")
 def test_make_tune_of_a_rendered_repo(searching: Path) -> None:
     own = {"PYTHONPATH": str(searching / "src"), "DAGSTER_HOME": str(searching / ".dagster")}
-    command = (sys.executable, "-m", "modelyard.pipeline.tune")
+    command = (sys.executable, "-m", "modelyard.pipeline.commands.tune")
     before = (searching / "config.yaml").read_text()
     printed = run(*command, cwd=searching, check=True, **own)
     assert "-  dropout: 0.1\n+  dropout: 0." in printed and "ARGS=--apply" in printed

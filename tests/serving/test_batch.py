@@ -17,9 +17,10 @@ from serving.conftest import ROW, signature
 
 from modelyard.documents import Signature
 from modelyard.documents.signature import Number, Task
-from modelyard.serving.batch import BATCH_ROWS, main
-from modelyard.serving.model import Model
-from modelyard.serving.rows import ARROW
+from modelyard.serving.batch.command import main
+from modelyard.serving.batch.score import BATCH_ROWS
+from modelyard.serving.codec.types import ARROW
+from modelyard.serving.inference.model import Model
 from modelyard.serving.testing import Server, draw_rows, write_package
 
 pytestmark = pytest.mark.xdist_group("serving")

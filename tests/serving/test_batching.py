@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelyard.serving.admission import (
+from modelyard.serving.api.limits import (
     BURST_S,
     LARGE_BYTES,
     MOST_BYTES,
@@ -16,8 +16,8 @@ from modelyard.serving.admission import (
     Admission,
     most_waiting,
 )
-from modelyard.serving.batching import MOST_ROWS, Batcher
-from modelyard.serving.parsing import Inputs
+from modelyard.serving.codec.decode import Inputs
+from modelyard.serving.inference.microbatch import MOST_ROWS, Batcher
 
 
 class Counted:

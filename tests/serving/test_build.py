@@ -20,7 +20,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from modelyard.documents import ReleaseEvent, Signature
 from modelyard.documents.signature import Task
-from modelyard.serving.hashes import SHIPPED
+from modelyard.serving.bento.hashes import SHIPPED
 from modelyard.serving.testing import serve, stop, write_package
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -238,7 +238,7 @@ def test_the_wheel_installs_what_serves(bento: Path, tmp_path: Path) -> None:
     """As the container would, but with no dependencies: into a folder of its own."""
     (wheel,) = (bento / "src" / "wheels").iterdir()
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"modelyard/serving/app.py", "modelyard/documents/signature.py"} <= names
+    assert {"modelyard/serving/app/service.py", "modelyard/documents/signature.py"} <= names
     assert not [n for n in names if "pipeline" in n or "delivery" in n or n.endswith(".pyc")]
     assert "modelyard/__init__.py" not in names
     target = str(tmp_path / "site")
@@ -248,7 +248,7 @@ def test_the_wheel_installs_what_serves(bento: Path, tmp_path: Path) -> None:
         check=True,
         timeout=60,
     )
-    code = "import modelyard.serving.app as s; print(s.__file__)"
+    code = "import modelyard.serving.app.service as s; print(s.__file__)"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=target, capture_output=True, text=True, timeout=60
     )

@@ -13,7 +13,7 @@ import pytest
 
 from modelyard.documents import Signature
 from modelyard.documents.signature import Task
-from modelyard.serving.rows import ARROW
+from modelyard.serving.codec.types import ARROW
 from modelyard.serving.testing import Server, draw_rows
 
 pytestmark = pytest.mark.xdist_group("serving")

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from serving.network import Network, network_of_images
 from support import ROOT
 
-from modelyard.serving.model import Model
+from modelyard.serving.inference.model import Model
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.serving.malformed import read_answer, send
 
 from modelyard.documents.signature import Task
-from modelyard.serving.rows import ARROW, JSON
+from modelyard.serving.codec.types import ARROW, JSON
 from modelyard.serving.testing import Server
 
 pytestmark = pytest.mark.xdist_group("serving")

@@ -16,9 +16,9 @@ import pytest
 
 from modelyard.documents import Signature, UserError
 from modelyard.documents.signature import Category, Number
-from modelyard.serving.arrow import write as to_arrow
-from modelyard.serving.parsing import Form
-from modelyard.serving.prediction_log import Entry, PredictionLog
+from modelyard.serving.codec.arrow_codec import write as to_arrow
+from modelyard.serving.codec.types import Form
+from modelyard.serving.observability.prediction_log import Entry, PredictionLog
 
 SIGNATURE = Signature(
     task="binary",

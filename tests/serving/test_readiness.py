@@ -11,8 +11,8 @@ import pytest
 
 from modelyard.documents import Manifest, UserError, write_manifest
 from modelyard.documents.signature import Task
-from modelyard.serving.model import Model
-from modelyard.serving.runtime import runtime_of
+from modelyard.serving.inference.model import Model
+from modelyard.serving.inference.runtime import runtime_of
 from modelyard.serving.testing import draw_rows, serve
 
 pytestmark = pytest.mark.xdist_group("serving")
@@ -158,7 +158,7 @@ def test_without_a_package_serving_ends_with_one_message(tmp_path: Path, service
 def test_arrow_does_not_bring_pandas_but_who_wants_it_has_it() -> None:
     code = """
 import sys
-from modelyard.serving import memory
+from modelyard.serving.observability import memory
 memory.keep_pandas_out()
 import pyarrow as pa
 table = pa.table({"a": pa.array(["b"])})

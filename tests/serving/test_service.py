@@ -14,7 +14,7 @@ import pytest
 from serving.connection import outlasts
 
 from modelyard.documents.signature import Task
-from modelyard.serving.rows import ARROW, JSON
+from modelyard.serving.codec.types import ARROW, JSON
 from modelyard.serving.testing import Server, serve
 
 pytestmark = pytest.mark.xdist_group("serving")

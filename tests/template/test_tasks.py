@@ -16,8 +16,8 @@ from pipeline.flights import make_small
 from support import commit
 
 from modelyard.documents import verify_package
-from modelyard.pipeline.evaluation import metrics
-from modelyard.serving.model import Model
+from modelyard.pipeline.evaluation.metrics import metrics
+from modelyard.serving.inference.model import Model
 
 
 @pytest.fixture(
@@ -52,7 +52,7 @@ def blank(render: Callable[..., Path], task: str, tmp_path_factory: pytest.TempP
 
 def train(repo: Path) -> subprocess.CompletedProcess[str]:
     """The command behind `make train`, but for the registry, which no task changes."""
-    return command(repo, "modelyard.pipeline.materialize", "--assets", "*model_package")
+    return command(repo, "modelyard.pipeline.commands.train", "--assets", "*model_package")
 
 
 def command(repo: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,135 +8,16 @@ record, and does the last step once more.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from modelyard.delivery.evidence.counts import Counts, Frozen
+from modelyard.delivery.evidence.looks import Health
 from modelyard.documents import ReleaseEvent, UserError
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-Edge = Annotated[float, Field(gt=0, allow_inf_nan=True)]
-ScoreEdge = Annotated[float, Field(allow_inf_nan=True)]
-Count = Annotated[int, Field(ge=0)]
-
-
-class Arm(_Frozen):
-    """Running totals of one version since the source of the counts started."""
-
-    requests: int = Field(default=0, ge=0)
-    """answered, or failed by the data plane for want of an answer"""
-    failures: int = Field(default=0, ge=0)
-    """of them, with an answer outside of 2xx"""
-    pending: int = Field(default=0, ge=0)
-    """waiting for an answer now: no running total, and 0 where nobody counts it"""
-    latency: dict[Edge, Count] = {}
-    """upper edge of a histogram's bucket, ms (inf: the last) → requests in it (not cumulative)"""
-    scores: dict[ScoreEdge, Count] = {}
-    """upper edge of a histogram's bucket (inf: the last) → scores in it (not cumulative), of live
-    and mirrored requests; of several classes the likeliest one's. The same edges in both arms"""
-
-
-class Slice(_Frozen):
-    """The pairs of one value of an input; running totals."""
-
-    requests: int = Field(default=0, ge=0)
-    """with at least one row of the slice"""
-    disagreement: float = Field(default=0.0, ge=0)
-    """as in `Pairs`, over the rows of the slice"""
-
-
-class Disagreement(_Frozen):
-    """One row that the versions answered differently. None in a score: not a number."""
-
-    request_id: str
-    row: int
-    inputs: dict[str, Any]
-    stable: list[float | None]
-    candidate: list[float | None]
-
-
-class Pairs(_Frozen):
-    """Mirrored requests that both versions answered, compared row by row; running totals."""
-
-    requests: int = Field(default=0, ge=0)
-    disagreement: float = Field(default=0.0, ge=0)
-    """sum over the requests of the share of their rows that are further apart than the policy's
-    tolerance, or not a number: rows of one request are not independent, requests are"""
-    slices: dict[str, Slice] = {}
-    """by input and value, such as `carrier=UA`"""
-    largest: tuple[Disagreement, ...] = ()
-    """those furthest apart, at most 10, for people"""
-
-
-class Counts(_Frozen):
-    """What the data plane and the prediction logs counted."""
-
-    time: float
-    """when it was counted, s since the epoch"""
-    epoch: str
-    """changes when the totals start from 0 again (the source was restarted)"""
-    stable: Arm | None = None
-    candidate: Arm | None = None
-    pairs: Pairs | None = None
-    """since the shadow began; None outside of it"""
-    replayed: Arm = Arm()
-    """of stable's totals: what the release itself sent into the shadow; no user waited for it"""
-
-
-class Health(_Frozen):
-    """Whether a version's servers can take traffic."""
-
-    status: Literal["absent", "starting", "ready", "failed"]
-    detail: str = ""
-    """for people: why it failed, such as the end of the server's log"""
-    ready: int | None = None
-    """servers that can take a request now, also where `status` wants more; None: not known"""
-
-    @property
-    def answers(self) -> bool:
-        """Whether a server of it answers, for sure."""
-        return self.status == "ready" or bool(self.ready)
-
-    @property
-    def silent(self) -> bool:
-        """Whether none does, for sure."""
-        return self.status == "absent" or self.ready == 0
-
-
-class Users(_Frozen):
-    """What the controller's own clients saw, from outside; running totals of one controller."""
-
-    requests: int | None = Field(default=None, ge=0)
-    """of replayed traffic, answered or failed; None where nothing is replayed"""
-    failures: int = Field(default=0, ge=0)
-    """of them, without an answer or with one outside of 2xx"""
-    stable_downtime_s: float = Field(default=0.0, ge=0)
-    """how long the stable version did not answer a probe every 0.1 s"""
-
-
-class Evidence(_Frozen):
-    """One look at the world. `decide` goes by it alone, but not by `users`."""
-
-    time: float
-    """when the look began, s since the epoch; later than what was decided before was done"""
-    candidate: Health
-    stable: Health | None = None
-    """None where there is no stable version"""
-    counts: Counts | None = None
-    """None: the source did not answer"""
-    note: str = ""
-    """why there are no counts"""
-    users: Users | None = None
-    """for people; None where this controller sends no traffic"""
-    unreached: str = ""
-    """of a candidate that is ready: what keeps users, or who counts, from it; empty: nothing"""
-
-
-class Routes(_Frozen):
+class Routes(Frozen):
     """Who serves. `stable` None: the environment's first release."""
 
     stable: int | None

@@ -19,10 +19,9 @@ from typing import Any
 import yaml
 
 from modelyard.delivery.policy import RELEASE_FILE, Kubernetes, load_release, project_name
+from modelyard.delivery.step_interface import CREDENTIALS_VARIABLE
 from modelyard.documents import ReleaseEvent, UserError
 
-CREDENTIALS_VARIABLE = "MODELYARD_GIT_CREDENTIALS"
-"""a folder with `token` (and `username`), or with `ssh-privatekey` and `known_hosts`"""
 _EVIDENCE = Path("argo/releases")
 _MANIFESTS = Path("argo/manifests")
 _TIMEOUT_S = 120
@@ -157,7 +156,7 @@ def _go_back(git: Git, last: ReleaseEvent) -> bool:
     path.write_text(reverted(text, last.stable, _digest(git, last.stable)))
     release = load_release(path)  # a person must not get a broken file to merge
     if (git.work / _MANIFESTS).is_dir():
-        from modelyard.delivery.render import write_manifests
+        from modelyard.delivery.manifests.render import write_manifests
 
         names = [name for name, e in release.environments.items() if isinstance(e, Kubernetes)]
         model = project_name(git.work / "pyproject.toml")

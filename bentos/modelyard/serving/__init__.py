@@ -4,14 +4,18 @@
 `python -m modelyard.serving.build` makes a Bento of it. Importing this package imports no
 numpy, no Arrow and no runtime: the process that supervises the workers needs none. BentoML
 comes with the first of the two names: a batch needs none of it, and starts in half the time.
+
+The floors, from the top; an import goes down only (see `layers` in pyproject.toml): `app`,
+`batch` and `bento`, `inference`, `api`, `observability` and `testing`, then `bentoml_compat`,
+`codec` and `package`.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from modelyard.serving.rows import Prediction, Row
+from modelyard.serving.codec.types import Prediction, Row
 
 if TYPE_CHECKING:
-    from modelyard.serving.app import ModelService, service
+    from modelyard.serving.app.service import ModelService, service
 
 __all__ = ["ModelService", "Prediction", "Row", "service"]
 
@@ -19,6 +23,6 @@ __all__ = ["ModelService", "Prediction", "Row", "service"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from modelyard.serving import app
+    from modelyard.serving.app import service as module
 
-    return getattr(app, name)
+    return getattr(module, name)

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Task = Literal["binary", "multiclass", "regression"]
 
+FLOAT32_MAX = 3.4028234663852886e38
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -22,6 +24,16 @@ class Number(_Strict):
     nullable: bool = False
     unit: str = ""
 
+    @property
+    def low(self) -> float:
+        """The least value that fits: `minimum`, within what a float32 holds."""
+        return -FLOAT32_MAX if self.minimum is None else max(self.minimum, -FLOAT32_MAX)
+
+    @property
+    def high(self) -> float:
+        """The largest value that fits: `maximum`, within what a float32 holds."""
+        return FLOAT32_MAX if self.maximum is None else min(self.maximum, FLOAT32_MAX)
+
 
 class Category(_Strict):
     """A categorical input, as one int64 column of the graph's `categories` tensor.
@@ -35,6 +47,11 @@ class Category(_Strict):
     values: tuple[str, ...] = Field(min_length=1)
     nullable: bool = False
     open: bool = False
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """value → code; all that is not in it has the code 0"""
+        return {value: code for code, value in enumerate(self.values, start=1)}
 
 
 Input = Annotated[Number | Category, Field(discriminator="kind")]

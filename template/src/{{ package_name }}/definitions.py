@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import dagster as dg
-from modelyard.pipeline.kubernetes import launcher
-from modelyard.pipeline.steps import executor
+from modelyard.pipeline.launchers.kubernetes.launcher import launcher
+from modelyard.pipeline.orchestration.executor import executor
 
 from .settings import settings
 

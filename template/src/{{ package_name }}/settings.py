@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 from modelyard.documents import load_settings
-from modelyard.pipeline.settings import Settings, TrainingSettings
-from modelyard.pipeline.workspace import Workspace
+from modelyard.pipeline.config.settings import Settings, TrainingSettings
+from modelyard.pipeline.storage.workspace import Workspace
 from pydantic import Field
 
 workspace = Workspace(Path(__file__).parents[2])

@@ -1,7 +1,7 @@
 """The training loop. `torchrun` runs one process (rank) of this file per core or GPU."""
 
 import torch
-from modelyard.pipeline import training
+from modelyard.pipeline.training import session as training
 
 from .network import Network, loss
 from .settings import NetworkSettings

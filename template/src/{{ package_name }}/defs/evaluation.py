@@ -1,8 +1,8 @@
 """weights → exported model → its figures on the frozen test set, against the champion's."""
 
 import dagster as dg
-from modelyard.pipeline import assets
-from modelyard.pipeline.steps import pod
+from modelyard.pipeline.orchestration import assets
+from modelyard.pipeline.orchestration.executor import pod
 
 from ..features import SIGNATURE
 from ..settings import settings, workspace

@@ -1,8 +1,8 @@
 """valid → features, month by month; features → train, validation and frozen test set."""
 
 import dagster as dg
-from modelyard.pipeline import assets
-from modelyard.pipeline.steps import pod
+from modelyard.pipeline.orchestration import assets
+from modelyard.pipeline.orchestration.executor import pod
 
 from ..features import SIGNATURE, features
 from ..settings import settings, workspace

@@ -1,7 +1,7 @@
 """evaluated model → model package → registered version → what serves users now."""
 
 import dagster as dg
-from modelyard.pipeline import assets
+from modelyard.pipeline.orchestration import assets
 
 from ..features import SIGNATURE
 from ..settings import settings, workspace

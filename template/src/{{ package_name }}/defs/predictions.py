@@ -1,8 +1,9 @@
 """valid rows → scores by the version that serves, month by month: make predict."""
 
 import dagster as dg
-from modelyard.pipeline import assets, batch
-from modelyard.pipeline.steps import pod
+from modelyard.pipeline.orchestration import assets
+from modelyard.pipeline.orchestration import predictions as batch
+from modelyard.pipeline.orchestration.executor import pod
 
 from ..features import SIGNATURE, features
 from ..settings import settings, workspace

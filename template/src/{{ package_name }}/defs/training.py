@@ -1,9 +1,9 @@
 """train and validation set → the best weights, by torchrun."""
 
 import dagster as dg
-from modelyard.pipeline import assets
-from modelyard.pipeline.launcher import TorchLauncher
-from modelyard.pipeline.steps import pod
+from modelyard.pipeline.launchers.local import TorchLauncher
+from modelyard.pipeline.orchestration import assets
+from modelyard.pipeline.orchestration.executor import pod
 
 from ..features import SIGNATURE
 from ..settings import settings, workspace

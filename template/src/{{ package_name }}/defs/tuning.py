@@ -1,8 +1,8 @@
 """train and validation set → the best training settings in the space of config.yaml: tune."""
 
 import dagster as dg
-from modelyard.pipeline import tune
-from modelyard.pipeline.steps import pod
+from modelyard.pipeline.orchestration import tuning as tune
+from modelyard.pipeline.orchestration.executor import pod
 
 from ..features import SIGNATURE
 from ..settings import settings, workspace

@@ -1,0 +1,4 @@
+"""A registered version as a Bento: its build context, closure, hashes, bill of materials.
+
+`python -m modelyard.serving.build` is the command; nothing here runs in a server.
+"""

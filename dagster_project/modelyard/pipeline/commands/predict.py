@@ -1,0 +1,67 @@
+"""Scores months, or a file, by a registered version: what `make predict` calls.
+
+python -m modelyard.pipeline.commands.predict [--version N] [--partitions A...B]
+python -m modelyard.pipeline.commands.predict [--version N] --input FILE --output FILE
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelyard.documents import UserError
+from modelyard.pipeline.orchestration.prediction_checks import ASSET
+from modelyard.pipeline.orchestration.predictions import COMMAND, choose
+from modelyard.pipeline.storage.workspace import Workspace
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m modelyard.pipeline.commands.predict",
+        description="Score the months, or a file, by a registered version.",
+    )
+    parser.add_argument("--version", type=int, default=0, help="default: the one that serves")
+    parser.add_argument("--partitions", metavar="A...B", help="months; default: all")
+    parser.add_argument("--input", type=Path, help="a file or folder instead of months")
+    parser.add_argument("--output", type=Path, help="Parquet file")
+    given = parser.parse_args(arguments)
+    workspace = Workspace(Path.cwd())
+    try:
+        if given.input or given.output:
+            return _file(workspace, given)
+        _months(workspace, given.partitions, given.version)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _file(workspace: Workspace, given: argparse.Namespace) -> int:
+    if not (given.input and given.output) or given.partitions:
+        raise UserError("a file is scored with INPUT=… and OUTPUT=…, and without PARTITIONS=…")
+    package = workspace.registered(choose(workspace, given.version))
+    return subprocess.run([*COMMAND, package, given.input, given.output]).returncode
+
+
+def _months(workspace: Workspace, partitions: str | None, version: int) -> None:
+    """Materialise the asset; the data before it, too, where a month has none yet."""
+    from modelyard.pipeline.orchestration.run import alone, materialize, months_of
+
+    os.environ.setdefault("DAGSTER_HOME", str(workspace.root / ".dagster"))
+    with alone(workspace):
+        # Before Dagster's run, which would leave the asset's checks as failed.
+        version = choose(workspace, version)
+        chosen = months_of(workspace, ASSET, partitions)
+        there = all(workspace.partition("valid", month).exists() for month in chosen)
+        assets = f'key:"{ASSET}"' if there else f'key:"{ASSET}" or +key:"valid"'
+        config = {ASSET: {"version": version}}
+        materialize(workspace, assets, partitions, config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

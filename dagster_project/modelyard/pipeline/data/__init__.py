@@ -1,0 +1,4 @@
+"""From raw rows to tensors: contract, features, splits, content hashes, CSV files.
+
+Polars and numpy; no torch, no Dagster.
+"""
