@@ -25,7 +25,7 @@ from modelyard.pipeline.launchers.local import TorchLauncher
 from modelyard.pipeline.orchestration.run import _failure
 from modelyard.pipeline.storage.objects import Objects
 from modelyard.pipeline.storage.workspace import Workspace
-from modelyard.pipeline.training.failure import failure, traceback_of
+from modelyard.pipeline.training.outcome import failure, traceback_of
 from modelyard.pipeline.training.workdir import (
     CHECKPOINTS,
     JOB,

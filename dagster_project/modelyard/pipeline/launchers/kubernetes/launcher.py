@@ -36,7 +36,7 @@ from modelyard.pipeline.launchers.kubernetes.manifests import LABEL, Manifest, T
 from modelyard.pipeline.launchers.local import TorchLauncher
 from modelyard.pipeline.launchers.preparation import check, prepare
 from modelyard.pipeline.storage.objects import STORAGE, Objects, Stream
-from modelyard.pipeline.training.failure import failure, traceback_of
+from modelyard.pipeline.training.outcome import failure, traceback_of
 from modelyard.pipeline.training.workdir import (
     HISTORY,
     JOB,
