@@ -5,6 +5,7 @@ people; nothing is read out of the log.
 """
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +51,8 @@ class Outcome(BaseModel):
 
 
 def write(folder: Path, outcome: Outcome) -> None:
-    with replaced(folder / OUTCOME) as new:
+    """Nothing where the disk is full: that must not end what goes on, nor hide what ended."""
+    with suppress(OSError), replaced(folder / OUTCOME) as new:
         new.write_text(outcome.model_dump_json())
 
 
@@ -64,7 +66,9 @@ def outcome_of(error: BaseException) -> Outcome:
         return first_failure(error.failures)
     if isinstance(error, SignalException):
         return Outcome(kind="signal", exit_code=-error.sigval)
-    kind = "rendezvous" if isinstance(error, RendezvousError) else "torchrun"
+    chain = [error, error.__cause__, error.__context__]
+    lost = any(isinstance(each, RendezvousError) for each in chain)
+    kind = "rendezvous" if lost else "torchrun"
     return Outcome(kind=kind, exception=f"torchrun failed: {_line(error)}")
 
 

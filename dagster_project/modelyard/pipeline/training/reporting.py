@@ -9,7 +9,7 @@ from modelyard.pipeline.training.workdir import QUIET, Epoch
 
 
 class Reporter:
-    """The words of one rank; all but rank 0's go nowhere, or to the terminal alone."""
+    """Tells of a training, from one rank; most of it is told by rank 0 alone."""
 
     def __init__(self, rank: int, ranks: int, epochs: int) -> None:
         self._rank, self._ranks, self._epochs = rank, ranks, epochs

@@ -44,14 +44,12 @@ def main() -> None:
         return
     threading.Thread(target=_stop_with_the_starter, daemon=True).start()
     *options, module, folder = sys.argv[1:]
-    place = Path(folder)
-    (place / outcome.OUTCOME).unlink(missing_ok=True)
-    _record_restarts(place)
+    _record_restarts(Path(folder))
     worker = str(Path(__file__).with_name("worker.py"))
     try:
         torchrun(["--start-method", "forkserver", "--run-path", *options, worker, module, folder])
     except Exception as error:
-        outcome.write(place, outcome.outcome_of(error))
+        outcome.write(Path(folder), outcome.outcome_of(error))
         raise
 
 

@@ -24,11 +24,9 @@ CHECKPOINTS = "checkpoints"
 REPORTS = "messages.jsonl"
 """what rank 0 reports, by Dagster Pipes's protocol"""
 OUTCOME = "outcome.json"
-"""how torchrun ended (`outcome.Outcome`)"""
+"""how torchrun ended (`outcome.Outcome`); cleared by who starts it"""
 MISTAKE = "mistake.json"
 """an exception of a rank's own: it would come again, so the ranks are not started again"""
-
-
 QUIET = "MODELYARD_QUIET"
 """environment variable: set where epochs are read from rank 0's reports, and not printed"""
 

@@ -27,6 +27,7 @@ from modelyard.pipeline.training.workdir import (
     JOB,
     LOG,
     MISTAKE,
+    OUTCOME,
     REPORTS,
     WEIGHTS,
     Job,
@@ -148,6 +149,7 @@ class Ranks:
         self.told_to_stop = False
         self._folder, self._lines = place.folder, list[str]()
         self._messages, self._output = Stream(objects, MESSAGES), Stream(objects, OUTPUT)
+        (place.folder / OUTCOME).unlink(missing_ok=True)
         self._reported = place.folder / REPORTS
         self._reported.touch()
         self._sent = 0
