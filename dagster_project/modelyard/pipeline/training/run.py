@@ -23,16 +23,16 @@ from modelyard.pipeline.training.reporting import Reporter
 from modelyard.pipeline.training.rows import Rows
 from modelyard.pipeline.training.workdir import CHECKPOINTS, HISTORY, WEIGHTS, History
 
-Settings = TypeVar("Settings", bound=TrainingSettings)
+OwnSettings = TypeVar("OwnSettings", bound=TrainingSettings)
 
 
-class Run(Generic[Settings]):
+class Run(Generic[OwnSettings]):
     """One rank's view of a training: settings, data, network, and the way back."""
 
     def __init__(
         self,
         folder: Path,
-        settings: Settings,
+        settings: OwnSettings,
         signature: Signature,
         ranks: Ranks,
         reporter: Reporter,

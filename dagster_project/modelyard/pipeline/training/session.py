@@ -18,7 +18,7 @@ from modelyard.pipeline.training.reporting import Reporter
 from modelyard.pipeline.training.run import Run
 from modelyard.pipeline.training.workdir import JOB, Job
 
-Settings = TypeVar("Settings", bound=TrainingSettings)
+OwnSettings = TypeVar("OwnSettings", bound=TrainingSettings)
 
 
 def start(main: Callable[[], None]) -> None:
@@ -27,7 +27,7 @@ def start(main: Callable[[], None]) -> None:
 
 
 @contextmanager
-def session(settings: type[Settings]) -> Iterator[Run[Settings]]:
+def session(settings: type[OwnSettings]) -> Iterator[Run[OwnSettings]]:
     """One rank's view of the training whose work folder is the first argument.
 
     Joins the process group (nccl on GPUs, else gloo), seeds torch, and reports to Dagster

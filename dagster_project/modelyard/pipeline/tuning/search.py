@@ -147,7 +147,7 @@ def _run_workers(
 ) -> None:
     """Raises UserError with why a worker failed."""
     command = [sys.executable, "-m", "modelyard.pipeline.tuning.worker", str(folder)]
-    progress = Progress(spec.trials, study, observe)
+    progress = StudyProgress(spec.trials, study, observe)
     errors = [folder / f"worker-{number}.txt" for number in range(1, workers + 1)]
     for number in range(1, workers + 1):
         failure_file(folder, number).unlink(missing_ok=True)
@@ -179,7 +179,7 @@ def _run_workers(
             raise UserError(f"tune: {why}; see {path}")
 
 
-class Progress:
+class StudyProgress:
     """How far a study is, in the terminal and to whom `observe` tells."""
 
     def __init__(

@@ -54,7 +54,7 @@ def work(folder: Path, worker: int) -> None:
 
     def objective(trial: "Trial") -> float:
         running[:] = [trial]
-        return Training(spec, folder, trial).run()
+        return TrialRun(spec, folder, trial).run()
 
     try:
         with answering(spec):
@@ -84,7 +84,7 @@ def _put_back(study: "Study", trial: "Trial") -> None:
         study.enqueue_trial(trial.params)
 
 
-class Training:
+class TrialRun:
     """One trial."""
 
     def __init__(self, spec: Spec, folder: Path, trial: "Trial") -> None:

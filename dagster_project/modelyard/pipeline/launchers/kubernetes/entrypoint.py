@@ -128,7 +128,7 @@ def run(module: str, place: Place, objects: Objects) -> tuple[int, str]:
     job = Job.model_validate_json((place.folder / JOB).read_bytes())
     left = int(job.settings.get("restarts", 0))
     while True:
-        ranks = Ranks(place, objects, place.torchrun(module))
+        ranks = PodRanks(place, objects, place.torchrun(module))
         if (ended := ranks.watch()) == 0:
             return _hand_over(place, objects)
         code, said = _explain(place, objects, ended, ranks.told_to_stop)
@@ -138,7 +138,7 @@ def run(module: str, place: Place, objects: Objects) -> tuple[int, str]:
         print(f"{said}; starting the ranks again", file=sys.stderr, flush=True)
 
 
-class Ranks:
+class PodRanks:
     """torchrun, and the way of what it prints and reports to the storage."""
 
     def __init__(self, place: Place, objects: Objects, command: list[str]) -> None:
