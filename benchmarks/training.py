@@ -29,8 +29,8 @@ from modelyard.pipeline.data.tensors import Arrays
 from modelyard.pipeline.launchers.local import TorchLauncher
 from modelyard.pipeline.launchers.preparation import prepare
 from modelyard.pipeline.storage.workspace import Workspace
-from modelyard.pipeline.training.failure import failure
 from modelyard.pipeline.training.loader import Feed
+from modelyard.pipeline.training.outcome import failure
 from modelyard.pipeline.training.workdir import WEIGHTS, History, read_history
 
 MODULE = "flight_delay.train"

@@ -27,7 +27,7 @@ import os, signal, resource
 from pathlib import Path
 import torch
 from modelyard.pipeline.training import loop
-from modelyard.pipeline.training import session as training
+from modelyard.pipeline.training.session import session, start
 from modelyard.pipeline.config.settings import TrainingSettings
 
 FOLDER = Path({folder!r})
@@ -42,18 +42,18 @@ loop.PULSE = 0  # the ranks agree after each step
 
 def fault(name, run, network):
     """Once, in mid-epoch."""
-    once = FOLDER / f"{{name}}.{{run.rank}}"
+    once = FOLDER / f"{{name}}.{{run.ranks.rank}}"
     if once.exists() and not name.endswith("always"):
         return
     once.touch()
-    if run.rank == 1:
+    if run.ranks.rank == 1:
         if name == "raises":
             raise ValueError("rank 1 has seen a ghost\\nin the data")
         if name.startswith("killed"):
             os.kill(os.getpid(), signal.SIGKILL)
         if name == "told to stop":
             os.kill(os.getpid(), signal.SIGTERM)
-    if name == "stopped" and run.rank == 0:
+    if name == "stopped" and run.ranks.rank == 0:
         os.kill(os.getpgrp(), signal.SIGTERM)  # torchrun's
     if name == "nan":
         with torch.no_grad():
@@ -64,8 +64,8 @@ def fault(name, run, network):
         resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
 
 def main():
-    with training.session(TrainingSettings) as run:
-        assert (run.pipes is not None) == (run.rank == 0)
+    with session(TrainingSettings) as run:
+        assert (run.reporter.pipes is not None) == (run.ranks.rank == 0)
         network = torch.nn.Sequential(
             torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
         model = run.distribute(network)
@@ -96,7 +96,7 @@ def main():
         run.finish(progress)
 
 if __name__ == "__main__":
-    training.start(main)
+    start(main)
 '''
 
 

@@ -247,14 +247,21 @@ def test_predictions_are_left_out_until_they_are_asked_for() -> None:
     @dg.asset
     def raw() -> None: ...
 
-    @dg.asset(deps=[raw], group_name="predictions")
+    @dg.asset(deps=[raw])
+    def predictions_to_come() -> None: ...
+
+    @dg.asset(deps=[raw, predictions_to_come], group_name="predictions")
     def predictions() -> None: ...
 
-    definitions = dg.Definitions([raw, predictions])
+    definitions = dg.Definitions([raw, predictions_to_come, predictions])
 
     def chosen(assets: str) -> set[str]:
         return {key.to_user_string() for key in _select(definitions, assets)}
 
-    assert chosen(ALL) == chosen('key:"raw"+') == {"raw"}
-    assert chosen('raw+,key:"predictions"') == {"raw", "predictions"}
-    assert chosen('group:"predictions"') == {"predictions"}
+    others = {"raw", "predictions_to_come"}
+    assert chosen(ALL) == chosen('key:"raw"+') == others
+    assert chosen('key:"predictions_to_come"+') == {"predictions_to_come"}
+    assert chosen('raw+,key:"predictions"') == {*others, "predictions"}
+    assert chosen('+key:"predictions"') == {*others, "predictions"}
+    assert chosen('key:"predictions" or +key:"raw"') == {"raw", "predictions"}
+    assert chosen("predictions") == chosen('group:"predictions"') == {"predictions"}

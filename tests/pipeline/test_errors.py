@@ -20,12 +20,12 @@ from modelyard.pipeline.config.kubernetes import KubernetesSettings
 from modelyard.pipeline.launchers import preparation
 from modelyard.pipeline.launchers.kubernetes import client
 from modelyard.pipeline.launchers.kubernetes.entrypoint import MISTAKES, Place, _mistake
-from modelyard.pipeline.launchers.kubernetes.manifests import Training, objects
+from modelyard.pipeline.launchers.kubernetes.manifests import ClusterTraining, objects
 from modelyard.pipeline.launchers.local import TorchLauncher
 from modelyard.pipeline.orchestration.run import _failure
 from modelyard.pipeline.storage.objects import Objects
 from modelyard.pipeline.storage.workspace import Workspace
-from modelyard.pipeline.training.failure import failure, traceback_of
+from modelyard.pipeline.training.outcome import failure, traceback_of
 from modelyard.pipeline.training.workdir import (
     CHECKPOINTS,
     JOB,
@@ -241,7 +241,7 @@ def test_an_api_server_that_never_answers(tmp_path: Path, monkeypatch: pytest.Mo
             "contexts: [{name: c, context: {cluster: c, user: u}}], "
             f"clusters: [{{name: c, cluster: {{server: '{at}'}}}}]}}"
         )
-        there = client.Cluster(KubernetesSettings.model_validate(POD_SETTINGS))
+        there = client.JobClient(KubernetesSettings.model_validate(POD_SETTINGS))
         with pytest.raises(
             ConnectionError, match="kubernetes: cannot read Job t: .*[Tt]imed? ?out"
         ):
@@ -257,12 +257,12 @@ def test_a_job_that_lacks_its_service_is_none(
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     settings = KubernetesSettings.model_validate(POD_SETTINGS)
     job, service, policy = objects(
-        Training(name="t", module="m", settings=settings, ranks=1, restarts=0, variables={})
+        ClusterTraining(name="t", module="m", settings=settings, ranks=1, restarts=0, variables={})
     )
     standing = JobController(tmp_path / "pods")
     try:
         (tmp_path / "kubeconfig").write_text(standing.kubeconfig())
-        there = client.Cluster(settings)
+        there = client.JobClient(settings)
         there.create([job, service, policy])
         assert there.job("t")
         there.delete("t")

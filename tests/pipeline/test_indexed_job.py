@@ -12,7 +12,7 @@ from kubernetes_validate import ValidationError
 from pydantic import ValidationError as Refused
 
 from modelyard.pipeline.config.kubernetes import KubernetesSettings
-from modelyard.pipeline.launchers.kubernetes.manifests import Training, job, objects
+from modelyard.pipeline.launchers.kubernetes.manifests import ClusterTraining, job, objects
 
 GOLDEN = Path(__file__).with_name("golden")
 SIMPLE = {
@@ -28,8 +28,8 @@ GPUS = SIMPLE | {
 CASES = {"training": (SIMPLE, 2), "training-gpus": (GPUS, 8)}
 
 
-def training(settings: dict[str, Any], ranks: int) -> Training:
-    return Training(
+def training(settings: dict[str, Any], ranks: int) -> ClusterTraining:
+    return ClusterTraining(
         name="flight-delay-0123456789ab", module="flight_delay.train", ranks=ranks, restarts=3,
         settings=KubernetesSettings.model_validate(settings),
         variables={

@@ -20,7 +20,7 @@ from modelyard.documents import UserError
 from modelyard.pipeline.config.kubernetes import KubernetesSettings
 from modelyard.pipeline.launchers.kubernetes import launcher
 from modelyard.pipeline.launchers.kubernetes.client import culprit, last_words, waiting
-from modelyard.pipeline.launchers.kubernetes.launcher import Follower, KubernetesLauncher
+from modelyard.pipeline.launchers.kubernetes.launcher import JobFollower, KubernetesLauncher
 from modelyard.pipeline.storage.objects import Objects
 from modelyard.pipeline.training.workdir import LOG, WEIGHTS, History
 
@@ -134,15 +134,15 @@ def test_pods_that_go_away_cost_nothing(
 
 def fail_once(monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> threading.Event:
     """Once the event is set, the launcher's next look at the storage ends so."""
-    event, relay = threading.Event(), Follower._relay
+    event, relay = threading.Event(), JobFollower._relay
 
-    def relayed(self: Follower) -> None:
+    def relayed(self: JobFollower) -> None:
         relay(self)
         if event.is_set():
             event.clear()
             raise error
 
-    monkeypatch.setattr(Follower, "_relay", relayed)
+    monkeypatch.setattr(JobFollower, "_relay", relayed)
     return event
 
 

@@ -7,7 +7,8 @@ import pytest
 from pipeline.ranks import Trained, running, small, train
 
 from modelyard.documents import UserError
-from modelyard.pipeline.training.failure import failure
+from modelyard.pipeline.training import outcome
+from modelyard.pipeline.training.outcome import failure
 from modelyard.pipeline.training.workdir import HISTORY, LOG, WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("training")
@@ -46,10 +47,7 @@ def test_a_rank_that_fails_for_good_is_named_and_takes_the_others_along(
 
 
 def test_a_rank_that_exits_without_a_word(tmp_path: Path) -> None:
-    (tmp_path / LOG).write_text(
-        "Root Cause (first observed failure):\n[0]:\n  time      : 2026-11-21_02:00:00\n"
-        "  rank      : 1 (local_rank: 1)\n  exitcode  : 7 (pid: 10)\n  error_file: <N/A>\n"
-    )
+    outcome.write(tmp_path, outcome.Outcome(kind="rank", rank=1, exit_code=7))
     assert "rank 1 exited with 7" in failure(tmp_path)
 
 

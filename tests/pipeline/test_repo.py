@@ -18,7 +18,7 @@ from modelyard.documents import ReleaseEvent, UserError, verify_package
 from modelyard.pipeline.config.gate import GatePolicy
 from modelyard.pipeline.data.content import HASH
 from modelyard.pipeline.data.tensors import encode
-from modelyard.pipeline.evaluation.champion import Evaluation, evaluate, read_evaluation
+from modelyard.pipeline.evaluation.champion import RESULT, Evaluation, evaluate, read_evaluation
 from modelyard.pipeline.evaluation.scoring import MODEL, load
 from modelyard.pipeline.orchestration.assets import show_deployment, watch_releases
 from modelyard.pipeline.storage.workspace import Workspace
@@ -110,10 +110,21 @@ def test_a_challenger_that_is_worse_is_not_registered(released: Workspace) -> No
     assert [p.name for p in released.registered(1).parent.iterdir()] == ["1"]
 
 
-def test_a_model_exported_after_its_evaluation_is_not_packaged(released: Workspace) -> None:
-    os.utime(released.evaluation / MODEL)
-    with pytest.raises(UserError, match="newer than its evaluation"):
-        read_evaluation(released.evaluation)
+@pytest.mark.parametrize("changed", ["model", "test set"])
+def test_what_was_not_evaluated_is_not_packaged(changed: str, released: Workspace) -> None:
+    model, result = released.evaluation / MODEL, released.evaluation / RESULT
+    kept, newer = result.read_text(), result.stat().st_mtime - 1
+    if changed == "model":
+        other = {"model_hash": "0"}
+        os.utime(model, (newer, newer))  # as a copy may have it
+    else:
+        other = {"test_hash": "0"}
+    result.write_text(json.dumps({**json.loads(kept), **other}))
+    try:
+        with pytest.raises(UserError, match=f"the {changed} is another than the evaluated one"):
+            read_evaluation(released)
+    finally:
+        result.write_text(kept)
 
 
 def evaluate_again(workspace: Workspace, **changes: Any) -> Evaluation:

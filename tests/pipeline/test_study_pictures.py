@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from modelyard.pipeline.tuning.plots import _colour, _in_our_words, draw
-from modelyard.pipeline.tuning.search import Progress
+from modelyard.pipeline.tuning.search import StudyProgress
 from modelyard.pipeline.tuning.study import VALUES
 
 SPACE: dict[str, optuna.distributions.BaseDistribution] = {
@@ -63,7 +63,7 @@ def test_the_best_and_what_is_stand_out(study: optuna.Study) -> None:
 
 def test_progress_before_any_trial_was_whole(capsys: pytest.CaptureFixture[str]) -> None:
     study = optuna.create_study()
-    progress = Progress(3, study)
+    progress = StudyProgress(3, study)
     study.add_trial(trial(TrialState.PRUNED, None, {1: 1.5}))
     progress.look()
     study.add_trial(trial(TrialState.COMPLETE, 0.5, {1: 0.5}))

@@ -5,8 +5,6 @@ from contextlib import redirect_stdout
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ from modelyard.pipeline.launchers.local import check_machine
 from modelyard.pipeline.launchers.preparation import check, prepare
 from modelyard.pipeline.training.checkpoint import NEW, PROGRESS, complete
 from modelyard.pipeline.training.loader import Feed
-from modelyard.pipeline.training.session import Run
+from modelyard.pipeline.training.run import schedule
 from modelyard.pipeline.training.workdir import CHECKPOINTS, WEIGHTS, History, unfinished
 
 pytestmark = pytest.mark.xdist_group("training")
@@ -157,14 +155,14 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_p
 
 
 def test_the_learning_rate_warms_up_and_falls_to_0() -> None:
-    run = SimpleNamespace(settings=small(schedule="cosine", warmup_steps=5), steps_per_epoch=10)
+    settings = small(schedule="cosine", warmup_steps=5)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
-    schedule = Run.schedule(cast(Run, run), optimizer)
+    rate = schedule(optimizer, settings, steps_per_epoch=10)
     rates = []
     for _ in range(31):
-        rates += schedule.get_last_lr()
+        rates += rate.get_last_lr()
         optimizer.step()
-        schedule.step()
+        rate.step()
     assert rates[:6] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01, 0.01])
     assert all(before > after for before, after in pairwise(rates[5:]))
     assert rates[-1] == pytest.approx(0, abs=1e-9)

@@ -27,7 +27,14 @@ from modelyard.pipeline.storage.workspace import Workspace
 from modelyard.pipeline.training.workdir import CHECKPOINTS
 from modelyard.pipeline.tuning.plots import draw as draw_study
 from modelyard.pipeline.tuning.search import STORAGE, describe
-from modelyard.pipeline.tuning.study import SPEC, VALUES, answering, open_study
+from modelyard.pipeline.tuning.study import (
+    SPEC,
+    VALUES,
+    Failure,
+    answering,
+    failure_file,
+    open_study,
+)
 from modelyard.pipeline.tuning.worker import _stop_if_hopeless
 
 
@@ -224,6 +231,9 @@ def test_what_failed_trials_and_databases_leave(workspace: Workspace) -> None:
     )
     with pytest.raises(UserError, match=last) as said:
         tuning.search(workspace, given, "planted", SIGNATURE, how)
+    told = failure_file(workspace.state / "tune" / spec.name, 1).read_bytes()
+    failed = Failure.model_validate_json(told)
+    assert failed.kind == "mistake" and f"tune: {failed.message}; see " in str(said.value)
     log = re.search(r"its traceback is in (\S+);", str(said.value))
     assert log and "ValueError: no" in Path(log[1]).read_text()
     assert not (Path(log[1]).parent / "train").exists()

@@ -1,5 +1,6 @@
-"""Files and folders that are replaced whole or not at all."""
+"""Files and folders that are replaced whole or not at all, and the hash of what is in one."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -59,3 +60,9 @@ def _recover(path: Path) -> None:
             os.rename(left / ASIDE, path)
         if time.time() - left.stat().st_mtime > ABANDONED:
             shutil.rmtree(left, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

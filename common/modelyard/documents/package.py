@@ -8,13 +8,13 @@ manifest lists every other file with its SHA-256, so the hash of the manifest na
 package.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from modelyard.documents.errors import UserError
+from modelyard.documents.files import sha256
 from modelyard.documents.signature import Signature
 
 MANIFEST = "manifest.json"
@@ -55,10 +55,10 @@ def write_manifest(package: Path, manifest: Manifest) -> str:
 
     The id is the SHA-256 of the manifest's bytes.
     """
-    files = {name: _sha256(package / name) for name in sorted(_present(package))}
+    files = {name: sha256(package / name) for name in sorted(_present(package))}
     text = manifest.model_copy(update={"files": files}).model_dump_json(indent=2)
     (package / MANIFEST).write_text(text + "\n")
-    return _sha256(package / MANIFEST)
+    return sha256(package / MANIFEST)
 
 
 def verify_package(package: Path) -> tuple[Manifest, Signature, str]:
@@ -77,9 +77,7 @@ def verify_package(package: Path) -> tuple[Manifest, Signature, str]:
             "missing": set(manifest.files) - present,
             "not in its manifest": present - set(manifest.files),
             "changed": {
-                n
-                for n in present & set(manifest.files)
-                if _sha256(package / n) != manifest.files[n]
+                n for n in present & set(manifest.files) if sha256(package / n) != manifest.files[n]
             },
         }.items():
             if names:
@@ -95,15 +93,10 @@ def verify_package(package: Path) -> tuple[Manifest, Signature, str]:
         ) from None
     except ValidationError as error:
         raise UserError(f"model package {package}: {error}") from None
-    return manifest, signature, _sha256(package / MANIFEST)
+    return manifest, signature, sha256(package / MANIFEST)
 
 
 def _present(package: Path) -> set[str]:
     """All files but the manifest, by their path in the package."""
     files = (path for path in package.rglob("*") if path.is_file())
     return {path.relative_to(package).as_posix() for path in files} - {MANIFEST}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

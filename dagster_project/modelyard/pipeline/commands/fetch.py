@@ -1,6 +1,8 @@
 """Brings a registered version's package back to `.modelyard/packages/N`.
 
-python -m modelyard.pipeline.commands.fetch N
+    python -m modelyard.pipeline.commands.fetch N
+
+It prints the folder, which is verified, and replaced where it was there.
 """
 
 import argparse

@@ -1,7 +1,9 @@
 """Scores months, or a file, by a registered version: what `make predict` calls.
 
-python -m modelyard.pipeline.commands.predict [--version N] [--partitions A...B]
-python -m modelyard.pipeline.commands.predict [--version N] --input FILE --output FILE
+    python -m modelyard.pipeline.commands.predict [--version N] [--partitions A...B]
+    python -m modelyard.pipeline.commands.predict [--version N] --input FILE --output FILE
+
+All months by default, by the version that serves.
 """
 
 import argparse

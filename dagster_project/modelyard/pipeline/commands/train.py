@@ -1,6 +1,8 @@
 """Runs the pipeline up to a registered version: what `make train` calls.
 
-python -m modelyard.pipeline.commands.train [--partitions A...B] [--assets SELECTION]
+    python -m modelyard.pipeline.commands.train [--partitions A...B] [--assets SELECTION]
+
+All partitions and all assets by default. Ctrl-C stops it; the same command goes on.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from modelyard.documents import (
     stable_version,
     verify_package,
 )
-from modelyard.documents.files import replaced
+from modelyard.documents.files import replaced, sha256
 from modelyard.pipeline.config.gate import GatePolicy
 from modelyard.pipeline.data.content import stored_hash
 from modelyard.pipeline.evaluation.gate import GateResult, compare
@@ -32,6 +32,8 @@ class Evaluation(BaseModel):
     """of the new model on the frozen test set"""
     test_hash: str
     rows: int
+    model_hash: str
+    """SHA-256 of `model.pt2`, which was evaluated"""
     champion: int | None
     """the version that it was compared with"""
     gate: GateResult
@@ -59,6 +61,7 @@ def evaluate(workspace: Workspace, signature: Signature, policy: GatePolicy) -> 
     found = Evaluation(
         metrics=metrics(signature.task, target, score, signature.classes),
         test_hash=stored_hash(test),
+        model_hash=sha256(workspace.evaluation / MODEL),
         rows=len(target),
         champion=champion,
         gate=gate.model_copy(update={"reason": gate.reason + note}),
@@ -71,16 +74,24 @@ def evaluate(workspace: Workspace, signature: Signature, policy: GatePolicy) -> 
     return found
 
 
-def read_evaluation(folder: Path) -> tuple[Evaluation, np.ndarray]:
+def read_evaluation(workspace: Workspace) -> tuple[Evaluation, np.ndarray]:
     """What `evaluate` found, and the new model's scores [N] or [N, classes].
 
     Raises:
-        UserError: the model has not passed the gate, or was exported after its evaluation.
-            Dagster runs what is selected, so an asset can be asked for past a failed check.
+        UserError: the model has not passed the gate, or model or test set are others than
+            those of the evaluation. Dagster runs what is selected, so an asset can be asked
+            for past a failed check.
     """
+    folder = workspace.evaluation
     evaluation = Evaluation.model_validate_json((folder / RESULT).read_bytes())
-    if (folder / MODEL).stat().st_mtime > (folder / RESULT).stat().st_mtime:
-        raise UserError("the model is newer than its evaluation; materialise evaluation first")
+    for what, now, then in (
+        ("model", sha256(folder / MODEL), evaluation.model_hash),
+        ("test set", stored_hash(workspace.dataset("test")), evaluation.test_hash),
+    ):
+        if now != then:
+            raise UserError(
+                f"the {what} is another than the evaluated one; materialise evaluation first"
+            )
     if not evaluation.gate.passed:
         raise UserError(f"the model did not pass the gate: {evaluation.gate.reason}")
     return evaluation, np.load(folder / SCORES)

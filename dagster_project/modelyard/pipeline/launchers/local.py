@@ -14,7 +14,7 @@ import dagster as dg
 from modelyard.documents import Signature, UserError
 from modelyard.pipeline.config.settings import TrainingSettings
 from modelyard.pipeline.launchers.preparation import check, clear, describe, fill
-from modelyard.pipeline.training.failure import failure, stopped_by, traceback_of
+from modelyard.pipeline.training.outcome import failure, traceback_of, was_stopped
 from modelyard.pipeline.training.torchrun import GRACE, begin
 from modelyard.pipeline.training.workdir import (
     LOG,
@@ -88,7 +88,7 @@ class TorchLauncher(dg.ConfigurableResource):
         if code:
             (folder / WEIGHTS).unlink(missing_ok=True)
             context.log.error(traceback_of(folder))
-            kind = Unfinished if stopped_by(folder, code) else UserError
+            kind = Unfinished if was_stopped(folder, code) else UserError
             raise kind(failure(folder, code))
         return read_history(folder)
 

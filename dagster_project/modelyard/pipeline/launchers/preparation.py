@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from modelyard.documents import Signature, UserError
-from modelyard.documents.files import replaced
+from modelyard.documents.files import replaced, sha256
 from modelyard.pipeline.config.settings import WITHOUT_EFFECT, TrainingSettings
 from modelyard.pipeline.data.content import HASH
 from modelyard.pipeline.data.tensors import write_arrays
@@ -23,6 +23,7 @@ from modelyard.pipeline.training.workdir import (
     JOB,
     LOG,
     MISTAKE,
+    OUTCOME,
     Job,
     unfinished,
 )
@@ -80,7 +81,7 @@ def clear(folder: Path, job: Job) -> None:
     if not _goes_on(folder, job.fingerprint):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    for left in (MISTAKE, LOG):
+    for left in (MISTAKE, OUTCOME, LOG):
         (folder / left).unlink(missing_ok=True)
     shutil.rmtree(folder / "errors", ignore_errors=True)
 
@@ -140,4 +141,4 @@ def fingerprint(
 
 def _content(dataset: Path) -> str:
     known = pl.read_parquet_metadata(dataset).get(HASH)
-    return known or hashlib.sha256(dataset.read_bytes()).hexdigest()
+    return known or sha256(dataset)

@@ -34,7 +34,7 @@ LEAST_SHARE = 1e-4
 """of a bin, so that an empty one has a logarithm"""
 
 
-class Rows(NamedTuple):
+class RowCounts(NamedTuple):
     """Of one partition, as its files hold them."""
 
     valid: int
@@ -56,7 +56,7 @@ def checked(
     """
     stages = ("valid", ASSET, QUARANTINE)
     rows = {
-        month: Rows(*(rows_in([workspace.partition(stage, month)]) for stage in stages))
+        month: RowCounts(*(rows_in([workspace.partition(stage, month)]) for stage in stages))
         for month in reasons
     }
     yield _every_row(rows)
@@ -70,7 +70,7 @@ def checked(
     yield _shift(shifts, settings.max_score_shift)
 
 
-def _every_row(rows: Mapping[str, Rows]) -> dg.AssetCheckResult:
+def _every_row(rows: Mapping[str, RowCounts]) -> dg.AssetCheckResult:
     read = sum(one.valid for one in rows.values())
     text = f"{read:,} valid rows, none is lost"
     lost = [m for m, one in rows.items() if one.valid != one.scored + one.quarantined]
@@ -87,7 +87,7 @@ def _every_row(rows: Mapping[str, Rows]) -> dg.AssetCheckResult:
 
 
 def _share(
-    rows: Mapping[str, Rows], reasons: Mapping[str, str], limit: float
+    rows: Mapping[str, RowCounts], reasons: Mapping[str, str], limit: float
 ) -> dg.AssetCheckResult:
     worst = max(rows, key=lambda month: rows[month].share)
     _, scored, bad = rows[worst]

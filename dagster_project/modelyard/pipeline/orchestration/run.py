@@ -35,7 +35,7 @@ ON_REQUEST = ("search", "predictions")
 """groups whose assets run only where a selection names them: a search is a matter of hours,
 predictions want a version that was released"""
 USER_ERRORS = {UserError.__name__, Unfinished.__name__}
-INTERRUPTED = "dagster._core.errors.DagsterExecutionInterruptedError"
+INTERRUPTED = "DagsterExecutionInterruptedError"
 """what Dagster makes of Ctrl-C"""
 
 
@@ -148,16 +148,27 @@ def _select(definitions: "dg.Definitions", assets: str) -> "list[dg.AssetKey]":
         keys = selection.required_multi_asset_neighbors().resolve(graph)
     except Exception as error:  # of the selection's own parser
         raise UserError(f"--assets {assets}: {str(error).splitlines()[0]}") from None
-    asked = (graph.get(key).group_name for key in keys)
+    groups = {key: graph.get(key).group_name for key in keys}
     keys = [
         key
-        for key, group in zip(keys, asked, strict=True)
-        if group not in ON_REQUEST or key.to_user_string() in assets or group in assets
+        for key, group in groups.items()
+        if group not in ON_REQUEST or (assets != ALL and _is_named(selection, key, group))
     ]
     if not keys:
         known = ", ".join(sorted(key.to_user_string() for key in graph.get_all_asset_keys()))
         raise UserError(f"--assets {assets}: no such asset; there are {known}")
     return keys
+
+
+def _is_named(selection: "dg.AssetSelection", key: "dg.AssetKey", group: str) -> bool:
+    """Whether a selection takes an asset for itself, and not as a neighbour of others."""
+    import dagster as dg
+
+    @dg.asset(key=key, group_name=group)
+    def alone() -> None: ...
+
+    graph = dg.Definitions(assets=[alone]).resolve_asset_graph()
+    return key in selection.resolve(graph, allow_missing=True)
 
 
 def months_of(workspace: Workspace, asset: str, partitions: str | None) -> list[str]:
@@ -213,7 +224,7 @@ def _failure(result: "dg.ExecuteInProcessResult", log: Path) -> str | None:
         while error is not None:
             if error.cls_name in USER_ERRORS:
                 return error.message.partition(": ")[2].strip()
-            if error.message.startswith(INTERRUPTED):
+            if error.cls_name == INTERRUPTED:
                 raise KeyboardInterrupt
             error, root = error.cause, error
         said = root.message.strip() if root else "it failed"

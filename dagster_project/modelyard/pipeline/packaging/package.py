@@ -37,7 +37,7 @@ def build(
     """
     from modelyard.pipeline.packaging.model_card import write_card
 
-    evaluation, score = read_evaluation(workspace.evaluation)
+    evaluation, score = read_evaluation(workspace)
     test = workspace.dataset("test")
     manifest = _manifest(workspace, settings, evaluation)
     with replaced_folder(workspace.package) as package:

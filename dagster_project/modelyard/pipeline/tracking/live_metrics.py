@@ -50,7 +50,7 @@ def followed(
     """
     messages = workspace.training / REPORTS
     messages.unlink(missing_ok=True)
-    follower = Follower(context, workspace, settings, Messages(messages))
+    follower = CurveFollower(context, workspace, settings, Messages(messages))
     follower.start()
     status = "KILLED"
     try:
@@ -65,7 +65,7 @@ def followed(
         follower.end(status)
 
 
-class Follower(threading.Thread):
+class CurveFollower(threading.Thread):
     """Hears what rank 0 reports and passes it on."""
 
     def __init__(

@@ -3,17 +3,19 @@
 import math
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from modelyard.pipeline.config.settings import TrainingSettings
 from modelyard.pipeline.training import checkpoint
 from modelyard.pipeline.training.loader import Batch
+from modelyard.pipeline.training.ranks import Ranks, Stopped, not_finite
+from modelyard.pipeline.training.reporting import Reporter
+from modelyard.pipeline.training.rows import Rows
 from modelyard.pipeline.training.workdir import Epoch
-
-if TYPE_CHECKING:
-    from modelyard.pipeline.training.session import Run
 
 PULSE = 0.5
 """seconds, about, between two agreements of the ranks on going on"""
@@ -24,17 +26,20 @@ SHOWN = 30
 class Step:
     """One update of the weights: this rank's rows [B] of a global batch."""
 
-    def __init__(self, run: "Run[Any]", model: nn.Module, rows: Tensor, total: Tensor) -> None:
-        self._run, self._model, self._rows, self._total = run, model, rows, total
+    def __init__(
+        self, rows: Rows, share: Tensor, parts: int, model: nn.Module, total: Tensor
+    ) -> None:
+        self._rows, self._share, self._parts = rows, share, parts
+        self._model, self._total = model, total
         self._weight = 1.0
 
     def batches(self) -> Iterator[Batch]:
         """The rows in `settings.accumulate` parts; ranks exchange gradients after the last."""
-        parts = self._rows.tensor_split(self._run.settings.accumulate)
+        parts = self._share.tensor_split(self._parts)
         for number, part in enumerate(parts, start=1):
             _exchange_gradients(self._model, number == len(parts))
-            self._weight = len(part) / len(self._rows)
-            yield self._run.train_feed.take(part)
+            self._weight = len(part) / len(self._share)
+            yield self._rows.take(part)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a part's mean `loss`, by the part's share of the rows."""
@@ -60,12 +65,18 @@ class Progress:
 
     def __init__(
         self,
-        run: "Run[Any]",
+        rows: Rows,
+        ranks: Ranks,
+        reporter: Reporter,
+        settings: TrainingSettings,
+        checkpoints: Path,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
     ) -> None:
-        self._run, self._model, self._optimizer, self._schedule = run, model, optimizer, schedule
+        self._rows, self._ranks, self._reporter = rows, ranks, reporter
+        self._settings, self._checkpoints = settings, checkpoints
+        self._model, self._optimizer, self._schedule = model, optimizer, schedule
         self._network = getattr(model, "module", model)  # DDP's wrapper, or FSDP2 in place
         self.epoch, self.step = 1, 0
         """the epoch under way, and how many of its steps are done"""
@@ -75,7 +86,7 @@ class Progress:
         self.finished: list[Epoch] = []
         self.first_step = 0.0
         """when it was done, in seconds since the epoch; of this process"""
-        self._total = torch.zeros((), dtype=torch.float64, device=run.device)
+        self._total = torch.zeros((), dtype=torch.float64, device=ranks.device)
         self._seconds = 0.0  # of this epoch before the checkpoint that it began from
         self._restore()
         self._next, self._steps = self.step + 1, 0
@@ -83,7 +94,7 @@ class Progress:
 
     def epochs(self) -> Iterator[int]:
         """Epoch by epoch, 1 first, until there are enough or none has been better for long."""
-        settings = self._run.settings
+        settings = self._settings
         while self.epoch <= settings.epochs:
             if self.best_epoch and self.epoch - 1 - self.best_epoch >= settings.patience:
                 return
@@ -91,15 +102,15 @@ class Progress:
 
     def steps(self, epoch: int) -> Iterator[Step]:
         """The epoch's steps; those before the checkpoint are passed over."""
-        for number, rows in enumerate(self._run.shares(epoch), start=1):
+        for number, share in enumerate(self._rows.shares(epoch), start=1):
             if number <= self.step:
                 continue
-            yield Step(self._run, self._model, rows, self._total)
+            yield Step(self._rows, share, self._settings.accumulate, self._model, self._total)
             self.step = number
             self._steps += 1
             if not self.first_step:
                 self.first_step = time.time()
-                self._run.begun()
+                self._reporter.begun(self._ranks.device.type)
             if number >= self._next:
                 self._pulse()
 
@@ -112,16 +123,16 @@ class Progress:
         now = time.monotonic()
         done = Epoch(
             epoch=self.epoch,
-            train_loss=self._run.mean_over_ranks(self._total.item() / self.step),
+            train_loss=self._ranks.mean(self._total.item() / self.step),
             validation_loss=loss,
             metrics=metrics,
             seconds=self._seconds + now - self._began,
             learning_rate=float(self._schedule.get_last_lr()[0]),
-            rows=len(self._run.train),
+            rows=len(self._rows.train),
             ended=time.time(),
         )
         self.finished.append(done)
-        self._run.report(done)
+        self._reporter.ended(done)
         if loss < self.best_loss:
             self.best_epoch, self.best_loss = self.epoch, loss
             self.best = {k: v.detach().clone() for k, v in self._network.state_dict().items()}
@@ -140,41 +151,45 @@ class Progress:
         The ranks meet here, not in each step, because meeting takes time. Rank 0 keeps the
         clock and says in how many steps the next pulse comes.
         """
-        run, now = self._run, time.monotonic()
-        leads = run.rank == 0
+        ranks, now = self._ranks, time.monotonic()
+        leads = ranks.rank == 0
         pace = PULSE * self._steps / max(now - self._pulsed, 1e-6)
-        due = now - self._saved >= run.settings.checkpoint_seconds
-        stop, save, ahead, total = run.sums_over_ranks(
-            [run.stopping, leads and due, leads * max(1, int(pace)), self._total.item()]
+        due = now - self._saved >= self._settings.checkpoint_seconds
+        stop, save, ahead, total = ranks.sums(
+            [ranks.stopping, leads and due, leads * max(1, int(pace)), self._total.item()]
         )
         if not math.isfinite(total):
-            raise run.not_finite(f"training loss is {total}", self.epoch, self.step)
+            raise not_finite(f"training loss is {total}", self.epoch, self.step)
         self._next, self._steps, self._pulsed = self.step + int(ahead), 0, now
         if self.step and leads and now - self._shown >= SHOWN:
             self._shown = now
-            run.show(self.epoch, self.step, total / run.ranks / self.step)
+            share = self.step / self._rows.steps_per_epoch
+            self._reporter.passed(self.epoch, share, total / ranks.count / self.step)
         if stop or save:
-            self._save(total / run.ranks)
+            self._save(total / ranks.count)
         if stop:
-            run.leave(self.epoch, self.step)
+            self._reporter.stopped(self.epoch, self.step)
+            raise Stopped
 
     def _save(self, total: float) -> None:
-        run, now = self._run, time.monotonic()
-        run.check_finite(self._network, self.epoch, self.step)
+        ranks, now = self._ranks, time.monotonic()
+        ranks.check_finite(self._network, self.epoch, self.step)
         tensors, values = self._state()
         progress = {
-            "epoch": self.epoch, "step": self.step, "ranks": run.ranks, "total": total,
-            "device": run.device.type,
+            "epoch": self.epoch, "step": self.step, "ranks": ranks.count, "total": total,
+            "device": ranks.device.type,
             "seconds": self._seconds + now - self._began,
             "best_epoch": self.best_epoch, "best_loss": self.best_loss,
             "finished": [epoch.model_dump() for epoch in self.finished],
             "schedule": self._schedule.state_dict(), "optimizer": values,
         }  # fmt: skip
         name = f"{self.epoch:05d}-{self.step:09d}"
-        tensors["random"] = {str(run.rank): _random_state(run.device)}
-        problem = checkpoint.write(run.checkpoints, name, tensors, progress, run.control)
-        if problem and run.rank == 0:
-            run.warn(f"no checkpoint in epoch {self.epoch}, after step {self.step}: {problem}")
+        tensors["random"] = {str(ranks.rank): _random_state(ranks.device)}
+        problem = checkpoint.write(self._checkpoints, name, tensors, progress, ranks.control)
+        if problem and ranks.rank == 0:
+            self._reporter.warn(
+                f"no checkpoint in epoch {self.epoch}, after step {self.step}: {problem}"
+            )
         self._saved = time.monotonic()
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -188,8 +203,8 @@ class Progress:
         return {name: part for name, part in state.items() if part}, values
 
     def _restore(self) -> None:
-        run = self._run
-        found = checkpoint.newest(run.checkpoints, run.control)
+        ranks = self._ranks
+        found = checkpoint.newest(self._checkpoints, ranks.control)
         if found is None:
             return
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
@@ -199,10 +214,13 @@ class Progress:
             self.best = {k: v.detach().clone() for k, v in self._network.state_dict().items()}
         tensors, values = self._state()
         # Another device draws other numbers, and keeps its state in another shape.
-        same = progress["ranks"] == run.ranks and progress.get("device", "cpu") == run.device.type
+        same = (progress["ranks"], progress.get("device", "cpu")) == (
+            ranks.count,
+            ranks.device.type,
+        )
         if same:
-            tensors["random"] = {str(run.rank): _random_state(run.device)}
-        checkpoint.read(path, tensors, run.control)
+            tensors["random"] = {str(ranks.rank): _random_state(ranks.device)}
+        checkpoint.read(path, tensors, ranks.control)
         for name, value in values.items():
             values[name] = type(value)(progress["optimizer"][name]) if value is not None else None
         set_optimizer_state_dict(
@@ -210,19 +228,20 @@ class Progress:
         )
         self._resume(progress)
         if same:
-            _set_random_state(run.device, tensors["random"][str(run.rank)])
+            _set_random_state(ranks.device, tensors["random"][str(ranks.rank)])
 
     def _resume(self, progress: dict[str, Any]) -> None:
-        run = self._run
+        rows = self._rows
         # With another number of ranks a step may hold another number of rows.
-        step = progress["step"] * run.global_rows(progress["ranks"]) // run.global_rows(run.ranks)
-        self.epoch, self.step = progress["epoch"], min(step, run.steps_per_epoch)
+        done = progress["step"] * rows.per_step(progress["ranks"])
+        step = min(done // rows.per_step(self._ranks.count), rows.steps_per_epoch)
+        self.epoch, self.step = progress["epoch"], step
         self.best_epoch, self.best_loss = progress["best_epoch"], progress["best_loss"]
         self.finished = [Epoch.model_validate(epoch) for epoch in progress["finished"]]
         self._seconds = progress["seconds"]
         self._total += progress["total"]
         self._schedule.load_state_dict(progress["schedule"])
-        run.resumed(self.epoch, self.step, progress["ranks"])
+        self._reporter.resumed(self.epoch, self.step, progress["ranks"])
 
 
 def _whole(value: Any) -> Tensor:

@@ -38,12 +38,41 @@ def main() -> None:
     forkserver.ensure_running()
     with importing():
         from torch.distributed.run import main as torchrun
+
+        from modelyard.pipeline.training import outcome
     if not sys.stdin.readline():
         return
     threading.Thread(target=_stop_with_the_starter, daemon=True).start()
     *options, module, folder = sys.argv[1:]
+    _record_restarts(Path(folder))
     worker = str(Path(__file__).with_name("worker.py"))
-    torchrun(["--start-method", "forkserver", "--run-path", *options, worker, module, folder])
+    try:
+        torchrun(["--start-method", "forkserver", "--run-path", *options, worker, module, folder])
+    except Exception as error:
+        outcome.write(Path(folder), outcome.outcome_of(error))
+        raise
+
+
+def _record_restarts(folder: Path) -> None:
+    """Keep which rank failed also where torchrun starts all of them again, and raises nothing.
+
+    torch 2.13 tells of it in its log alone, and its launcher has no place for an agent of one's
+    own; the agent's methods are made to be overridden.
+    """
+    from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+    from torch.distributed.launcher import api
+
+    from modelyard.pipeline.training import outcome
+
+    class Agent(LocalElasticAgent):
+        def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+            result = super()._monitor_workers(worker_group)
+            if result.is_failed() and result.failures:
+                outcome.write(folder, outcome.first_failure(result.failures))
+            return result
+
+    api.LocalElasticAgent = Agent  # pyrefly: ignore[bad-assignment]
 
 
 def _stop_with_the_starter() -> None:

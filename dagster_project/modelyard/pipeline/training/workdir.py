@@ -2,7 +2,7 @@
 
 `job.json` (settings and signature), `train/` and `validation/` (`arrays.Arrays`) go in;
 `weights.pt` and `history.json` come back, `checkpoints/` lets it go on after a stop;
-`log.txt`, `errors/` and `mistake.json` tell of a failure.
+`log.txt`, `errors/`, `outcome.json` and `mistake.json` tell of a failure.
 """
 
 import json
@@ -23,8 +23,12 @@ LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
 REPORTS = "messages.jsonl"
 """what rank 0 reports, by Dagster Pipes's protocol"""
+OUTCOME = "outcome.json"
+"""how torchrun ended (`outcome.Outcome`); cleared by who starts it"""
 MISTAKE = "mistake.json"
 """an exception of a rank's own: it would come again, so the ranks are not started again"""
+QUIET = "MODELYARD_QUIET"
+"""environment variable: set where epochs are read from rank 0's reports, and not printed"""
 
 
 class Unfinished(UserError):

@@ -18,7 +18,16 @@ from modelyard.pipeline.config.search_space import SearchSettings
 from modelyard.pipeline.config.settings import Settings, TrainingSettings
 from modelyard.pipeline.storage.workspace import Workspace
 from modelyard.pipeline.tuning.plots import draw
-from modelyard.pipeline.tuning.study import SPEC, VALUES, Spec, answering, counted, open_study
+from modelyard.pipeline.tuning.study import (
+    SPEC,
+    VALUES,
+    Failure,
+    Spec,
+    answering,
+    counted,
+    failure_file,
+    open_study,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -136,10 +145,12 @@ def _run_workers(
     workers: int,
     observe: Callable[[int, float], None],
 ) -> None:
-    """Raises UserError with what a worker said before it failed."""
+    """Raises UserError with why a worker failed."""
     command = [sys.executable, "-m", "modelyard.pipeline.tuning.worker", str(folder)]
-    progress = Progress(spec.trials, study, observe)
+    progress = StudyProgress(spec.trials, study, observe)
     errors = [folder / f"worker-{number}.txt" for number in range(1, workers + 1)]
+    for number in range(1, workers + 1):
+        failure_file(folder, number).unlink(missing_ok=True)
     running = []
     try:
         for number, path in enumerate(errors, start=1):
@@ -159,13 +170,16 @@ def _run_workers(
                 worker.send_signal(signal.SIGINT)
         for worker in running:
             worker.wait()
-    for worker, path in zip(running, errors, strict=True):
+    for number, (worker, path) in enumerate(zip(running, errors, strict=True), start=1):
         if worker.returncode:
-            last = path.read_text().strip().rpartition("\n")[2].removeprefix("error: ")
-            raise UserError(f"tune: {last or 'a worker was killed'}; see {path}")
+            told = failure_file(folder, number)
+            why = "a worker was killed"
+            if told.exists():
+                why = Failure.model_validate_json(told.read_bytes()).message
+            raise UserError(f"tune: {why}; see {path}")
 
 
-class Progress:
+class StudyProgress:
     """How far a study is, in the terminal and to whom `observe` tells."""
 
     def __init__(

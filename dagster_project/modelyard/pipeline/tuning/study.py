@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -52,6 +52,21 @@ class Spec(BaseModel):
     def base(self) -> TrainingSettings:
         module, _, name = self.settings.partition(":")
         return getattr(importlib.import_module(module), name).model_validate(self.training)
+
+
+class Failure(BaseModel):
+    """Why a worker ended before the study did: `worker-N.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["mistake", "exception"]
+    """what the user can mend, or whatever else was raised"""
+    message: str
+    """in one line"""
+
+
+def failure_file(folder: Path, worker: int) -> Path:
+    return folder / f"worker-{worker}.json"
 
 
 def shown(values: dict[str, Any]) -> str:

@@ -16,16 +16,20 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from traceback import format_exception_only
 from typing import TYPE_CHECKING
 
 from modelyard.documents import UserError
-from modelyard.pipeline.training.workdir import CHECKPOINTS, Epoch, Messages
+from modelyard.documents.files import replaced
+from modelyard.pipeline.training.workdir import CHECKPOINTS, QUIET, Epoch, Messages
 from modelyard.pipeline.tuning.study import (
     SPEC,
     VALUES,
+    Failure,
     Spec,
     answering,
     counted,
+    failure_file,
     open_study,
     shown,
 )
@@ -50,7 +54,7 @@ def work(folder: Path, worker: int) -> None:
 
     def objective(trial: "Trial") -> float:
         running[:] = [trial]
-        return Training(spec, folder, trial).run()
+        return TrialRun(spec, folder, trial).run()
 
     try:
         with answering(spec):
@@ -80,7 +84,7 @@ def _put_back(study: "Study", trial: "Trial") -> None:
         study.enqueue_trial(trial.params)
 
 
-class Training:
+class TrialRun:
     """One trial."""
 
     def __init__(self, spec: Spec, folder: Path, trial: "Trial") -> None:
@@ -103,7 +107,7 @@ class Training:
         """
         from modelyard.pipeline.launchers.local import TorchLauncher
         from modelyard.pipeline.launchers.preparation import prepare
-        from modelyard.pipeline.training.failure import failure
+        from modelyard.pipeline.training.outcome import failure
         from modelyard.pipeline.training.workdir import read_history
 
         spec, settings = self._spec, self._settings
@@ -136,8 +140,7 @@ class Training:
         """Called for each line that the ranks print; epochs come by Dagster Pipes's protocol."""
         from optuna import TrialPruned
 
-        if not line.startswith(("epoch", "best epoch")):
-            self._say(line.strip())
+        self._say(line.strip())
         for message in self._messages.new():
             if "epoch" not in message:
                 continue
@@ -148,7 +151,7 @@ class Training:
                 raise TrialPruned
 
     def _pipes(self) -> dict[str, str]:
-        """What makes rank 0 report to a file; there is no Dagster run to report to."""
+        """What makes rank 0 report to a file alone; there is no Dagster run to report to."""
         from dagster_pipes import (
             DAGSTER_PIPES_CONTEXT_ENV_VAR,
             DAGSTER_PIPES_MESSAGES_ENV_VAR,
@@ -161,6 +164,7 @@ class Training:
         return {
             DAGSTER_PIPES_CONTEXT_ENV_VAR: encode_param({"data": {**unset, **known}}),
             DAGSTER_PIPES_MESSAGES_ENV_VAR: encode_param({"path": str(self._reports)}),
+            QUIET: "1",
         }
 
     def _say(self, text: str) -> None:
@@ -188,11 +192,21 @@ def main() -> int:
     try:
         work(folder, worker)
     except UserError as error:
+        _record(folder, worker, Failure(kind="mistake", message=str(error)))
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        (line,) = format_exception_only(error)[-1:]
+        _record(folder, worker, Failure(kind="exception", message=line.strip()))
+        raise
     return 0
+
+
+def _record(folder: Path, worker: int, failure: Failure) -> None:
+    with suppress(OSError), replaced(failure_file(folder, worker)) as new:
+        new.write_text(failure.model_dump_json())
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ HOPELESS = {
 """a pod that waits for one of these seldom gets ready by waiting longer"""
 
 
-class Cluster:
+class JobClient:
     """What a launcher asks of a namespace, as dicts.
 
     Every method raises UserError where the API server refuses, and ConnectionError where it

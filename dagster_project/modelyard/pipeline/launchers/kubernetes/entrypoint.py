@@ -27,6 +27,7 @@ from modelyard.pipeline.training.workdir import (
     JOB,
     LOG,
     MISTAKE,
+    OUTCOME,
     REPORTS,
     WEIGHTS,
     Job,
@@ -127,17 +128,17 @@ def run(module: str, place: Place, objects: Objects) -> tuple[int, str]:
     job = Job.model_validate_json((place.folder / JOB).read_bytes())
     left = int(job.settings.get("restarts", 0))
     while True:
-        ranks = Ranks(place, objects, place.torchrun(module))
-        if ranks.watch() == 0:
+        ranks = PodRanks(place, objects, place.torchrun(module))
+        if (ended := ranks.watch()) == 0:
             return _hand_over(place, objects)
-        code, said = _explain(place, objects, ranks.told_to_stop)
+        code, said = _explain(place, objects, ended, ranks.told_to_stop)
         left -= code != AGAIN_CODE
         if code == MISTAKE_CODE or ranks.told_to_stop or left < 0:
             return code, said
         print(f"{said}; starting the ranks again", file=sys.stderr, flush=True)
 
 
-class Ranks:
+class PodRanks:
     """torchrun, and the way of what it prints and reports to the storage."""
 
     def __init__(self, place: Place, objects: Objects, command: list[str]) -> None:
@@ -148,6 +149,7 @@ class Ranks:
         self.told_to_stop = False
         self._folder, self._lines = place.folder, list[str]()
         self._messages, self._output = Stream(objects, MESSAGES), Stream(objects, OUTPUT)
+        (place.folder / OUTCOME).unlink(missing_ok=True)
         self._reported = place.folder / REPORTS
         self._reported.touch()
         self._sent = 0
@@ -243,23 +245,24 @@ def _hand_over(place: Place, objects: Objects) -> tuple[int, str]:
     return 0, ""
 
 
-def _explain(place: Place, objects: Objects, told_to_stop: bool) -> tuple[int, str]:
-    """The exit code that a failure asks for, and what it was."""
-    import re
+def _explain(place: Place, objects: Objects, code: int, told_to_stop: bool) -> tuple[int, str]:
+    """The exit code that a failure asks for, and what it was.
 
-    from modelyard.pipeline.training.failure import failure
+    Args:
+        code: torchrun's.
+    """
+    from modelyard.pipeline.training import outcome
 
     if mistake := _mistake(place, objects):
         return MISTAKE_CODE, str(mistake)
     if told_to_stop:
         return AGAIN_CODE, "told to stop"
-    said, _, _ = failure(place.folder).removeprefix("training: ").partition("; its traceback")
+    found = outcome.read(place.folder, code)
     # An exception that is no mistake is the loss of a rank of another pod.
-    if re.match(rf"rank \d+ (failed with|exited with {AGAIN_CODE})", said):
+    alone = found.kind == "rank" and (found.exception or found.exit_code == AGAIN_CODE)
+    if alone or found.kind == "rendezvous":
         return AGAIN_CODE, "lost the other pods"
-    if "before its ranks ran" in said and "Rendezvous" in said:
-        return AGAIN_CODE, "lost the other pods"
-    return 1, said
+    return 1, outcome.cause(place.folder, code)
 
 
 def _mistake(place: Place, objects: Objects) -> Mistake | None:

@@ -17,7 +17,7 @@ from modelyard.documents import Signature, UserError
 from modelyard.pipeline.config.kubernetes import KubernetesSettings
 from modelyard.pipeline.config.settings import TrainingSettings
 from modelyard.pipeline.launchers.kubernetes.client import (
-    Cluster,
+    JobClient,
     condition,
     culprit,
     hopeless,
@@ -32,11 +32,16 @@ from modelyard.pipeline.launchers.kubernetes.entrypoint import (
     OUTPUT,
     code_hash,
 )
-from modelyard.pipeline.launchers.kubernetes.manifests import LABEL, Manifest, Training, objects
+from modelyard.pipeline.launchers.kubernetes.manifests import (
+    LABEL,
+    ClusterTraining,
+    Manifest,
+    objects,
+)
 from modelyard.pipeline.launchers.local import TorchLauncher
 from modelyard.pipeline.launchers.preparation import check, prepare
 from modelyard.pipeline.storage.objects import STORAGE, Objects, Stream
-from modelyard.pipeline.training.failure import failure, traceback_of
+from modelyard.pipeline.training.outcome import failure, traceback_of
 from modelyard.pipeline.training.workdir import (
     HISTORY,
     JOB,
@@ -100,12 +105,12 @@ class KubernetesLauncher(TorchLauncher):
         with _storage_errors(), _reported(context, folder / REPORTS) as variables:
             storage = Objects(own.storage).below(name)
             known = {STORAGE: storage.uri, CODE: code_hash(module), **variables}
-            training = Training(
+            training = ClusterTraining(
                 name=name, module=module, settings=own, ranks=settings.ranks,
                 restarts=settings.restarts, variables=known,
             )  # fmt: skip
             try:
-                Follower(Cluster(own), storage, training, folder).run()
+                JobFollower(JobClient(own), storage, training, folder).run()
             except UserError:
                 if (folder / LOG).exists():
                     context.log.error(traceback_of(folder))
@@ -137,11 +142,11 @@ def _reported(context: dg.AssetExecutionContext, path: Path) -> Iterator[dict[st
         yield {k: v for k, v in variables.items() if k == "DAGSTER_PIPES_CONTEXT"}
 
 
-class Follower:
+class JobFollower:
     """One training: its Job from its start, or from where it is, to its end."""
 
     def __init__(
-        self, cluster: Cluster, storage: Objects, training: Training, folder: Path
+        self, cluster: JobClient, storage: Objects, training: ClusterTraining, folder: Path
     ) -> None:
         self._cluster, self._storage, self._training = cluster, storage, training
         self._folder = folder

@@ -30,7 +30,7 @@ LABEL = "modelyard/training"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class ClusterTraining:
     """All that the objects of one training depend on."""
 
     name: str
@@ -51,12 +51,12 @@ class Training:
         return {LABEL: self.name, "app.kubernetes.io/managed-by": "modelyard"}
 
 
-def objects(training: Training) -> list[Manifest]:
+def objects(training: ClusterTraining) -> list[Manifest]:
     """The Job first: the others belong to it, and go when it goes."""
     return [job(training), service(training), network_policy(training)]
 
 
-def job(training: Training) -> Manifest:
+def job(training: ClusterTraining) -> Manifest:
     settings = training.settings
     queue = {"kueue.x-k8s.io/queue-name": settings.queue} if settings.queue else {}
     metadata = _metadata(training)
@@ -94,7 +94,7 @@ def _rules() -> list[Manifest]:
     ]
 
 
-def service(training: Training) -> Manifest:
+def service(training: ClusterTraining) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -108,7 +108,7 @@ def service(training: Training) -> Manifest:
     }
 
 
-def network_policy(training: Training) -> Manifest:
+def network_policy(training: ClusterTraining) -> Manifest:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -121,7 +121,7 @@ def network_policy(training: Training) -> Manifest:
     }
 
 
-def _metadata(training: Training) -> Manifest:
+def _metadata(training: ClusterTraining) -> Manifest:
     return {
         "name": training.name,
         "namespace": training.settings.namespace,
@@ -129,7 +129,7 @@ def _metadata(training: Training) -> Manifest:
     }
 
 
-def _pod(training: Training) -> Manifest:
+def _pod(training: ClusterTraining) -> Manifest:
     settings = training.settings
     gpu = {settings.gpu_resource: settings.gpus} if settings.gpus else {}
     tolerated = {"key": settings.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}
@@ -159,7 +159,7 @@ def _pod(training: Training) -> Manifest:
     }
 
 
-def _container(training: Training, gpu: Manifest) -> Manifest:
+def _container(training: ClusterTraining, gpu: Manifest) -> Manifest:
     settings = training.settings
     secret = [{"secretRef": {"name": settings.secret}}] if settings.secret else []
     places = {"work": WORK, "tmp": "/tmp", "shm": "/dev/shm"}
@@ -194,7 +194,7 @@ def _container(training: Training, gpu: Manifest) -> Manifest:
     }
 
 
-def _variables(training: Training) -> dict[str, str]:
+def _variables(training: ClusterTraining) -> dict[str, str]:
     threads = max(1, int(cores(training.settings.cpu)) // training.ranks_per_pod)
     return {
         "MODELYARD_PODS": str(training.settings.pods),
