@@ -49,7 +49,7 @@ class Category(_Strict):
     open: bool = False
 
     @property
-    def codes(self) -> dict[str, int]:
+    def codes(self) -> dict[str | None, int]:
         """value → code; all that is not in it has the code 0"""
         return {value: code for code, value in enumerate(self.values, start=1)}
 
