@@ -1,11 +1,15 @@
 """A template repository as it stands in the working tree, and model repos rendered from it."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support import ROOT, commit, copier, run
+
+# Golden files hold a version; that of the commit under test is another each time.
+os.environ["MODELYARD_VERSION"] = "0.1.0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

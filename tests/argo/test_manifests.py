@@ -14,6 +14,7 @@ from support import ROOT
 
 from modelyard.delivery import manifests, workflows
 from modelyard.delivery.manifests import Target
+from modelyard.documents.version import image_tag
 
 PLATFORM = ROOT / "argo" / "manifests"
 MODEL = ROOT / "tests" / "argo" / "model"
@@ -43,7 +44,7 @@ def target() -> Target:
 
 def test_platform_golden() -> None:
     """Regenerate with `python -m modelyard.delivery.workflows --write`."""
-    image = f"modelyard-delivery:{manifests.installed_version('modelyard')}"
+    image = f"modelyard-delivery:{image_tag()}"
     generated = workflows.platform_files(image)
     assert {path.name: path.read_text() for path in PLATFORM.glob("*.yaml")} == generated
 

@@ -24,13 +24,12 @@ from modelyard.delivery.manifests import (
     RESTRICTED_CONTAINER,
     Manifest,
     Target,
-    installed_version,
     to_yaml,
-    versioned_name,
 )
 from modelyard.delivery.policy import DIGEST, RELEASE_FILE
 from modelyard.delivery.steps import APPROVE, CHANGED, EXIT, OUTPUTS_VARIABLE, Next
 from modelyard.delivery.write_back import CREDENTIALS_VARIABLE
+from modelyard.documents.version import image_tag, versioned_name
 
 if TYPE_CHECKING:
     from hera.workflows import ClusterWorkflowTemplate, Container, Parameter, Steps
@@ -440,7 +439,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write argo/manifests/")
     parser.add_argument(
         "--delivery-image",
-        default=f"modelyard-delivery:{installed_version('modelyard')}",
+        default=f"modelyard-delivery:{image_tag()}",
         help="where your platform keeps the image of argo/Dockerfile, best by digest",
     )
     options = parser.parse_args()
