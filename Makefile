@@ -58,6 +58,7 @@ bench: setup ## measurements, as ratios
 	python -m benchmarks.batch --json
 	python -m benchmarks.canary --json
 
+golden: export MODELYARD_VERSION = 0.1.0
 golden: setup ## write the rendered YAML anew that tests compare
 	python -m modelyard.delivery.manifests.platform --write
 	cd tests/argo/model && modelyard render
@@ -70,6 +71,6 @@ constraints: setup ## compile the pins of the whole stack anew, and the hashes o
 	echo uv | uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  --no-emit-find-links --no-emit-index-url --extra serving --generate-hashes \
 	  -c constraints.txt pyproject.toml - -o bentos/modelyard/serving/bento/hashes.txt
-	echo hatchling | uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+	printf 'hatchling\nhatch-vcs\n' | uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  --no-emit-find-links --no-emit-index-url --extra steering --generate-hashes \
 	  -c constraints.txt pyproject.toml - -o argo/hashes.txt

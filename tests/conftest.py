@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from support import ROOT, Once, commit, copier, run
 # How long an example takes says how busy the machine is.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+# Golden files hold a version; that of the commit under test is another each time.
+os.environ["MODELYARD_VERSION"] = "0.1.0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,6 +14,7 @@ from support import ROOT
 
 from modelyard.delivery.manifests import objects, platform
 from modelyard.delivery.manifests.objects import Target
+from modelyard.documents.version import image_tag
 
 PLATFORM = ROOT / "argo" / "manifests"
 MODEL = ROOT / "tests" / "argo" / "model"
@@ -43,7 +44,7 @@ def target() -> Target:
 
 def test_platform_golden() -> None:
     """Regenerate with `python -m modelyard.delivery.manifests.platform --write`."""
-    image = f"modelyard-delivery:{objects.installed_version('modelyard')}"
+    image = f"modelyard-delivery:{image_tag()}"
     generated = platform.platform_files(image)
     assert {path.name: path.read_text() for path in PLATFORM.glob("*.yaml")} == generated
 

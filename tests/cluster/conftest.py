@@ -70,8 +70,8 @@ def share(cluster: Cluster, folder: Path) -> None:
         (folder / "docker").chmod(0o755)
     found = dict(cluster.environment)
     path = {"PATH": f"{folder}:{SCRIPTS}:{found['PATH']}"}
-    tag = f"{cluster.registry}/modelyard-delivery:0.1.0"
-    names = {"ghcr.io/YOUR-ORG/modelyard-delivery:0.1.0": tag}
+    tag = f"{cluster.registry}/modelyard-delivery:0.2.0"
+    names = {"ghcr.io/YOUR-ORG/modelyard-delivery:0.2.0": tag}
     for beginning in ("docker build", "docker push"):
         guide.follow(beginning, names, ROOT, found | path)
     # By its digest: a node that runs from one test run to the next has an earlier image of the tag.

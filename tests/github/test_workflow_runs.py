@@ -141,7 +141,7 @@ def test_a_conflict_fails_the_update_and_names_the_files(
     done = update(act, clone)
 
     assert not done.ok and done.failed == ["Update"]
-    assert "::error file=Makefile::Makefile conflicts" in done.text
+    assert "::error file=Makefile::Makefile: the platform changed" in done.text
     assert "pull request" not in "".join(done.jobs) and branches(origin) == ["main"]
 
 

@@ -1,5 +1,6 @@
 """The same commit and data give the same package, bit by bit; other data are named."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,18 @@ def test_other_data_are_named(registered: Registered) -> None:
     path.write_bytes(kept)
     assert done.returncode == 1 and "built again, but differs:\n  data_hash: " in done.stdout
     assert "files.model.pt2: " in done.stdout
+
+
+def test_another_platform_is_told(registered: Registered) -> None:
+    """An update since then: what builds it is not what it was made with."""
+    answers = registered.repo / ".copier-answers.yml"
+    kept = answers.read_bytes() if answers.exists() else None
+    answers.write_text("_commit: v9.9.9\n_src_path: /nowhere\n")
+    done = again(registered.repo)
+    answers.unlink() if kept is None else answers.write_bytes(kept)
+    assert done.returncode == 0, "the same nevertheless"
+    assert re.search("^version 1 was made with the platform at .*; it is built again with v9.9.9,",
+                     done.stdout)  # fmt: skip
 
 
 def test_what_no_commit_holds_is_refused(registered: Registered) -> None:

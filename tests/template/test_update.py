@@ -1,4 +1,4 @@
-"""`copier update`: the platform's change arrives, the team's edits stay, conflicts fail."""
+"""`make update`: the platform's change arrives, the team's edits stay, conflicts fail."""
 
 import sys
 from pathlib import Path
@@ -21,9 +21,9 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def update(repo: Path, check: bool = True) -> str:
+def make_update(repo: Path, *variables: str, check: bool = True) -> str:
     """The team's own command, in the environment of this test run."""
-    return run("make", "update", f"VENV={VENV}", cwd=repo, check=check)
+    return run("make", "update", f"VENV={VENV}", *variables, cwd=repo, check=check)
 
 
 def test_an_update_brings_the_platforms_change_and_keeps_the_teams(yard: Path, repo: Path) -> None:
@@ -38,6 +38,7 @@ def test_an_update_brings_the_platforms_change_and_keeps_the_teams(yard: Path, r
     edit(
         yard / "template" / "Makefile.jinja", "test: setup ## the tests", "test: setup ## all tests"
     )
+    (yard / "template" / "NOTES.md").write_text("New.\n")
     seeded = yard / "template" / "src" / "{{ package_name }}" / "network.py"
     candidates = [seeded, seeded.with_suffix(".py.jinja")]
     upstream = next(path for path in candidates if path.exists())
@@ -45,7 +46,7 @@ def test_an_update_brings_the_platforms_change_and_keeps_the_teams(yard: Path, r
     commit(yard, "A better platform", tag="v0.2.0")
     after = run("git", "rev-parse", "HEAD", cwd=yard).strip()
 
-    update(repo)
+    make_update(repo)
 
     project = (repo / "pyproject.toml").read_text()
     assert after in project and before not in project, "the pin moves"
@@ -57,8 +58,15 @@ def test_an_update_brings_the_platforms_change_and_keeps_the_teams(yard: Path, r
     assert not run("git", "ls-files", "-u", cwd=repo)
     assert "_commit: v0.2.0" in (repo / ".copier-answers.yml").read_text()
 
+    # A new file is in the commit that is documented, and in one of changed files only.
+    run("git", "commit", "--quiet", "--all", "--message", "Update the platform", cwd=repo)
+    assert not run("git", "status", "--short", cwd=repo)
+    assert run("git", "show", "HEAD:NOTES.md", cwd=repo) == "New.\n"
+    assert "nothing to do: v0.2.0 is the newest version" in make_update(repo)
+    assert not run("git", "status", "--short", cwd=repo)
 
-def test_a_conflict_is_a_failure_that_names_the_file(yard: Path, repo: Path) -> None:
+
+def test_a_conflict_is_a_failure_that_names_the_file(yard: Path, repo: Path, update) -> None:
     edit(repo / "Makefile", "test: setup ## the tests", "test: setup ## our tests")
     commit(repo, "The team's own help text")
     edit(
@@ -66,34 +74,34 @@ def test_a_conflict_is_a_failure_that_names_the_file(yard: Path, repo: Path) -> 
     )
     commit(yard, "Another help text", tag="v0.2.0")
 
-    printed = update(repo, check=False)
+    done = update(repo, yard)
 
-    assert "Error 1" in printed and "conflicts with the platform's changes" in printed
-    assert "\n  Makefile\n" in printed
-    # Why the target looks for itself: Copier says nothing by its exit status.
-    run("git", "reset", "--quiet", "--hard", cwd=repo)
-    copier("update", "--defaults", cwd=repo)
-    assert run("git", "ls-files", "-u", cwd=repo)
+    assert done.code == 2 and [line.partition(":")[0] for line in done.wanted] == ["Makefile"]
+    assert run("git", "diff", "--name-only", "--diff-filter=U", cwd=repo) == "Makefile\n"
+    assert "## our tests" in (repo / "Makefile").read_text()
 
 
 @pytest.mark.slow
-def test_an_update_over_uncommitted_work_is_refused(yard: Path, repo: Path) -> None:
+def test_an_update_over_uncommitted_work_is_refused(yard: Path, repo: Path, update) -> None:
     service = repo / "bentos" / "service.py"
     service.write_text("# in the middle of something\n")
-    printed = update(repo, check=False)
-    assert "dirty" in printed.lower()
+    done = update(repo, yard)
+    assert done.code == 1 and done.wanted == [" M bentos/service.py"]
     assert service.read_text() == "# in the middle of something\n"
 
 
-@pytest.mark.slow
-def test_nothing_to_update_changes_nothing(repo: Path) -> None:
-    update(repo)
+def test_copier_alone_is_refused_where_it_would_lose_work(yard: Path, repo: Path) -> None:
+    """`make update` before 0.2.0 was Copier alone."""
+    commit(yard, "A better platform", tag="v0.2.0")
+    assert "migrations" in copier("update", "--defaults", cwd=repo, check=False)
+    trusted = copier("update", "--defaults", "--trust", cwd=repo, check=False)
+    assert "uv run --script .modelyard/platform/scripts/update.py" in trusted
     assert not run("git", "status", "--short", cwd=repo)
 
 
 @pytest.mark.slow
 def test_a_new_asset_reaches_a_repo_that_was_made_before_it(
-    yard: Path, render, tmp_path: Path
+    yard: Path, render, tmp_path: Path, update
 ) -> None:
     asset = Path("src") / "flight_delay" / "defs" / "predictions.py"
     theirs = yard / "template" / str(asset).replace("flight_delay", "{{ package_name }}")
@@ -110,7 +118,7 @@ def test_a_new_asset_reaches_a_repo_that_was_made_before_it(
     theirs.write_text(text)
     commit(yard, "Predictions", tag="v0.2.0")
 
-    update(repo)
+    assert update(repo, yard).code == 0
 
     assert (repo / asset).read_text() == text and data.read_text().endswith("# ours\n")
     assert "predictions" not in own.read_text(), "the settings are the team's; there are defaults"

@@ -11,12 +11,12 @@ as they were.
 """
 
 from dataclasses import dataclass, field
-from importlib.metadata import version as installed_version
 from typing import Any
 
 import yaml
 
 from modelyard.delivery.policy import SCRAPE_S, is_range
+from modelyard.documents.version import versioned_name
 
 Manifest = dict[str, Any]
 
@@ -118,11 +118,6 @@ def released(target: Target) -> dict[str, list[Manifest]]:
         "autoscaler.yaml": [autoscaler(target, version)],
         "http-route.yaml": [http_route(target, stable=version)],
     }
-
-
-def versioned_name(name: str) -> str:
-    """`name-v0-1-0`: shared objects are named by the version and never edited in place."""
-    return f"{name}-v{installed_version('modelyard').replace('.', '-').replace('+', '-')}"
 
 
 def labels(target: Target, version: int | None = None) -> dict[str, str]:

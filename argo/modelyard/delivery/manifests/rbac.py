@@ -5,10 +5,10 @@ from typing import Any
 from modelyard.delivery.manifests.objects import (
     RELEASE,
     Manifest,
-    versioned_name,
 )
 from modelyard.delivery.manifests.workflow_template import MANAGED, release_template_name
 from modelyard.delivery.policy import DIGEST
+from modelyard.documents.version import versioned_name
 
 
 def release_role() -> Manifest:

@@ -18,7 +18,6 @@ from modelyard.delivery.manifests.objects import (
     Manifest,
     Target,
     to_yaml,
-    versioned_name,
 )
 from modelyard.delivery.policy import RELEASE_FILE
 from modelyard.delivery.step_interface import (
@@ -29,6 +28,7 @@ from modelyard.delivery.step_interface import (
     OUTPUTS_VARIABLE,
     Next,
 )
+from modelyard.documents.version import versioned_name
 
 if TYPE_CHECKING:
     from hera.workflows import ClusterWorkflowTemplate, Container, Parameter, Steps

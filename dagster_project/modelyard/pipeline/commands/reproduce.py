@@ -2,7 +2,8 @@
 
     python -m modelyard.pipeline.commands.reproduce VERSION
 
-Exit code 0: bit by bit the same. 1: they differ, or it could not be built.
+Exit code 0: bit by bit the same. 1: they differ, or it could not be built. What builds is the
+platform that is installed now; where the version was made with another one, that is said first.
 """
 
 import argparse
@@ -10,8 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from modelyard.pipeline.tracking.mlflow_runs import SWITCH
 from modelyard.pipeline.tracking.registry import fetch
 
 
-def reproduce(workspace: Workspace, version: int) -> list[str]:
+def reproduce(
+    workspace: Workspace, version: int, tell: Callable[[str], None] = lambda line: None
+) -> list[str]:
     """Build `version` again; what differs, a line each, nothing if all is the same.
 
     The commit is checked out beside the repo, and its pipeline run there with the version's
@@ -38,6 +42,13 @@ def reproduce(workspace: Workspace, version: int) -> list[str]:
         raise UserError(
             f"version {version} was made from files that no commit holds "
             f"({manifest.git_commit}); commit before `make train` to be able to build it again"
+        )
+    now = workspace.template_version()
+    if now != manifest.template_version:
+        tell(
+            f"version {version} was made with the platform at {manifest.template_version}; it is "
+            f"built again with {now}, which this repo has now. With its own: check out "
+            f"{manifest.git_commit[:12]}, then `make setup` and `make reproduce VERSION={version}`"
         )
     with _checkout(workspace, manifest.git_commit, version) as tree:
         _give_source(workspace, tree, manifest)
@@ -139,7 +150,7 @@ def main() -> int:
     parser.add_argument("version", type=int, metavar="VERSION")
     version = parser.parse_args().version
     try:
-        differences = reproduce(Workspace(Path.cwd()), version)
+        differences = reproduce(Workspace(Path.cwd()), version, tell=partial(print, flush=True))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
