@@ -27,8 +27,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in local if not (page.parent / link).exists()] == []
 
 
-NAMING = [*PAGES, ROOT / "Makefile", *(ROOT / "template").rglob("*.jinja"),
-          *(ROOT / ".github").rglob("*.yml"), *(p for p in (ROOT / "scripts").rglob("*.*") if p.suffix in {".py", ".sh"})]  # fmt: skip
+NAMING = [
+    *PAGES,
+    ROOT / "Makefile",
+    *(ROOT / "template").rglob("*.jinja"),
+    *(ROOT / ".github").rglob("*.yml"),
+    *(path for path in (ROOT / "scripts").rglob("*.*") if path.suffix in {".py", ".sh"}),
+]
 
 
 @pytest.mark.parametrize("page", NAMING, ids=lambda page: str(page.relative_to(ROOT)))
