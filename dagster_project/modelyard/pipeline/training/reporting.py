@@ -67,7 +67,9 @@ class Reporter:
 
     def _show(self, curve: str) -> None:
         if not self._quiet:
-            self._log(curve)
+            return self._log(curve)
+        with suppress(OSError):
+            print(flush=True)  # wakes the reader, who finds the figures in the reports
 
     def _tell(self, message: dict[str, Any]) -> None:
         """To whom reads rank 0's messages (`workdir.Messages`)."""

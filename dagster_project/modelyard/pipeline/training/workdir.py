@@ -28,7 +28,8 @@ OUTCOME = "outcome.json"
 MISTAKE = "mistake.json"
 """an exception of a rank's own: it would come again, so the ranks are not started again"""
 QUIET = "MODELYARD_QUIET"
-"""environment variable: set where epochs are read from rank 0's reports, and not printed"""
+"""environment variable: set where the curve is read from rank 0's reports, and a blank
+line printed in its place"""
 
 
 class Unfinished(UserError):

@@ -140,7 +140,8 @@ class TrialRun:
         """Called for each line that the ranks print; epochs come by Dagster Pipes's protocol."""
         from optuna import TrialPruned
 
-        self._say(line.strip())
+        if said := line.strip():
+            self._say(said)
         for message in self._messages.new():
             if "epoch" not in message:
                 continue
