@@ -62,7 +62,7 @@ golden: export MODELYARD_VERSION = 0.1.0
 golden: setup ## write the rendered YAML anew that tests compare
 	python -m modelyard.delivery.manifests.platform --write
 	cd tests/argo/model && modelyard render
-	MODELYARD_GOLDEN=write pytest -q tests/pipeline/test_indexed_job.py
+	MODELYARD_GOLDEN=write pytest -q tests/pipeline/test_indexed_job.py tests/pipeline/test_graph.py
 
 constraints: setup ## compile the pins of the whole stack anew, and the hashes of what the images have
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \

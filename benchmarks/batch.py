@@ -51,6 +51,7 @@ from pathlib import Path
 import polars as pl
 from flight_delay.features import SIGNATURE, TARGET, features
 from flight_delay.network import Network, score
+from flight_delay.train import Settings
 from modelyard.pipeline.data.tensors import encode
 from modelyard.serving.testing import write_package
 import torch
@@ -64,7 +65,7 @@ pl.concat([rows] * 10).write_parquet(folder / "rows-10.parquet")
 class Scored(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.network = Network(SIGNATURE, (128, 64), 8, 0.1)
+        self.network = Network(SIGNATURE, Settings())
         self.network.standardise.fit(encode(rows, SIGNATURE)[0])
 
     def forward(self, numbers, categories):

@@ -24,18 +24,18 @@ from modelyard.pipeline.data.contract import enforce, write
 from modelyard.pipeline.data.content import content_hash
 from modelyard.pipeline.data.splits import join_partitions, write_replay
 from modelyard.pipeline.data.features import write_features
+from modelyard.pipeline.data.source import Source
 from flight_delay.contract import Flight
-from flight_delay.defs.data import read, source
+from flight_delay.data import read
 from flight_delay.features import SIGNATURE, features
-from flight_delay.settings import settings, workspace
+from flight_delay.model import project
 
 import polars as pl
 
-flights = read(source())
-for month in settings().data.months:
-    year, number = month.split("-")
-    chosen = pl.col("year") == year, pl.col("month") == str(int(number))
-    rows = flights.filter(*chosen)
+settings, workspace = project.config(), project.workspace
+source = Source.of(settings.data, workspace.root)
+for month in settings.data.months:
+    rows = read(month, source)
     raw = workspace.partition("raw", month)
     raw.parent.mkdir(parents=True, exist_ok=True)
     rows.write_parquet(raw)
@@ -44,7 +44,7 @@ for month in settings().data.months:
     valid = workspace.partition("valid", month)
     write(found, valid, workspace.partition("quarantine", month))
     write_features(valid, workspace.partition("features", month), features, SIGNATURE)
-for name, months in settings().split.parts().items():
+for name, months in settings.split.parts().items():
     join_partitions(workspace, months, name)
 write_replay(workspace, SIGNATURE)
 """

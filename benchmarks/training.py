@@ -41,6 +41,7 @@ import numpy as np, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from flight_delay.features import SIGNATURE
 from flight_delay.network import Network, loss
+from flight_delay.train import Settings
 
 folder, epochs, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -51,7 +52,7 @@ def load(part):
     return [torch.from_numpy(np.load(f"{folder}/{part}/{name}.npy")) for name in names]
 train, validation = load("train"), load("validation")
 torch.manual_seed(0)
-network = Network(SIGNATURE, (128, 64), 8, 0.1)
+network = Network(SIGNATURE, Settings())
 network.standardise.fit(train[0].numpy())
 model = DistributedDataParallel(network)
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.003, weight_decay=0.01)
@@ -111,9 +112,9 @@ class Bench:
     def train(self, ranks: int, batch: int, epochs: int = EPOCHS, work: str = "") -> History:
         """train.py under torchrun with one thread a rank."""
         from flight_delay.features import SIGNATURE  # pyrefly: ignore
-        from flight_delay.settings import NetworkSettings  # pyrefly: ignore
+        from flight_delay.train import Settings  # pyrefly: ignore
 
-        settings = NetworkSettings(ranks=ranks, batch_rows=batch, epochs=epochs, patience=epochs)
+        settings = Settings(ranks=ranks, batch_rows=batch, epochs=epochs, patience=epochs)
         folder = self.folder / (work or "work")
         if not work:
             data = self.workspace.dataset

@@ -32,7 +32,7 @@ def main(repo: Path, picture: Path) -> None:
         port = probe.getsockname()[1]
     server = subprocess.Popen(
         [repo.resolve() / ".venv/bin/dagster-webserver",
-         "-m", f"{module['root_module']}.definitions", "-h", "127.0.0.1", "-p", str(port)],
+         "-m", module["code_location_target_module"], "-h", "127.0.0.1", "-p", str(port)],
         cwd=repo,
         env={**os.environ, "DAGSTER_HOME": str((repo / ".dagster").resolve())},
         start_new_session=True,

@@ -27,7 +27,7 @@ import os, signal, resource
 from pathlib import Path
 import torch
 from modelyard.pipeline.training import loop
-from modelyard.pipeline.training.session import session, start
+from modelyard.pipeline.training.session import session
 from modelyard.pipeline.config.settings import TrainingSettings
 
 FOLDER = Path({folder!r})
@@ -96,7 +96,7 @@ def main():
         run.finish(progress)
 
 if __name__ == "__main__":
-    start(main)
+    main()
 '''
 
 

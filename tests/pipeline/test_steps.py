@@ -16,7 +16,7 @@ from modelyard.pipeline.orchestration.executor import STEPS, executor, pod
 pytestmark = pytest.mark.xdist_group("steps")
 SHOW = """
 import json
-from flight_delay.definitions import defs
+from flight_delay.model import defs
 loaded = defs()
 graph = loaded.resolve_asset_graph()
 tags = {

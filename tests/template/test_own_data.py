@@ -41,12 +41,9 @@ def repo(render, tmp_path: Path) -> Path:
     names = {"project_name": "parcel-days", "description": "How long a parcel takes"}
     repo = render(tmp_path / "parcel-days", task="regression", example=False, **names)
     package, text = repo / "src" / "parcel_days", blocks()
-    (package / "contract.py").write_text(text["contract.py"])
-    (package / "features.py").write_text(text["features.py"])
-    data = package / "defs" / "data.py"
-    blank = re.search(r"def read\(.*?\n(?=\n\n@dg)", data.read_text(), re.DOTALL)
-    assert blank is not None
-    data.write_text(data.read_text().replace(blank[0], text["defs/data.py read"]))
+    for name in ("contract.py", "features.py", "data.py"):
+        (package / name).write_text(text[name])
+    (repo / "tests" / "test_data.py").write_text(text["tests/test_data.py"])
     config = yaml.safe_load((repo / "config.yaml").read_text())
     for section, values in yaml.safe_load(text["config.yaml"]).items():
         config[section].update(values)

@@ -115,7 +115,7 @@ def own_tests(repo: Path, *tests: str) -> None:
 def test_blank_start_names_the_three_files_to_fill_in(blank: Path) -> None:
     done = train(blank)
     assert done.returncode == 1
-    for file in ("contract.py", "features.py", "defs/data.py"):
+    for file in ("contract.py", "features.py", "data.py"):
         assert done.stderr.count(f"src/shop_sales/{file}") == 1
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stdout + done.stderr
     assert not list((blank / ".modelyard").rglob("*.parquet"))

@@ -39,9 +39,7 @@ def test_an_update_brings_the_platforms_change_and_keeps_the_teams(yard: Path, r
         yard / "template" / "Makefile.jinja", "test: setup ## the tests", "test: setup ## all tests"
     )
     (yard / "template" / "NOTES.md").write_text("New.\n")
-    seeded = yard / "template" / "src" / "{{ package_name }}" / "network.py"
-    candidates = [seeded, seeded.with_suffix(".py.jinja")]
-    upstream = next(path for path in candidates if path.exists())
+    upstream = yard / "examples" / "flights" / "binary" / "network.py"
     upstream.write_text(upstream.read_text() + "\n# theirs\n")
     commit(yard, "A better platform", tag="v0.2.0")
     after = run("git", "rev-parse", "HEAD", cwd=yard).strip()
@@ -97,35 +95,3 @@ def test_copier_alone_is_refused_where_it_would_lose_work(yard: Path, repo: Path
     trusted = copier("update", "--defaults", "--trust", cwd=repo, check=False)
     assert "uv run --script .modelyard/platform/scripts/update.py" in trusted
     assert not run("git", "status", "--short", cwd=repo)
-
-
-@pytest.mark.slow
-def test_a_new_asset_reaches_a_repo_that_was_made_before_it(
-    yard: Path, render, tmp_path: Path, update
-) -> None:
-    asset = Path("src") / "flight_delay" / "defs" / "predictions.py"
-    theirs = yard / "template" / str(asset).replace("flight_delay", "{{ package_name }}")
-    text = theirs.read_text()
-    theirs.unlink()
-    commit(yard, "Before there were predictions", tag="v0.1.1")
-    repo = render(tmp_path / "flight-delay", source=yard)
-    own = repo / "config.yaml"
-    block = own.read_text().partition("# What `make predict`")
-    own.write_text(block[0] + block[2].partition("\n\n")[2])
-    data = repo / "src" / "flight_delay" / "defs" / "data.py"
-    data.write_text(data.read_text() + "\n# ours\n")
-    commit(repo, "A team's settings, which know no predictions")
-    theirs.write_text(text)
-    commit(yard, "Predictions", tag="v0.2.0")
-
-    assert update(repo, yard).code == 0
-
-    assert (repo / asset).read_text() == text and data.read_text().endswith("# ours\n")
-    assert "predictions" not in own.read_text(), "the settings are the team's; there are defaults"
-    listed = run(
-        sys.executable, "-c",
-        "from flight_delay.definitions import defs; print(defs().resolve_asset_graph()"
-        ".get_all_asset_keys())",
-        cwd=repo, check=True, PYTHONPATH=str(repo / "src"),
-    )  # fmt: skip
-    assert "predictions" in listed

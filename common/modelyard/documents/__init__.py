@@ -18,11 +18,13 @@ from modelyard.documents.record import (
     stable_version,
 )
 from modelyard.documents.settings import load_settings
-from modelyard.documents.signature import Input, Signature
+from modelyard.documents.signature import Category, Input, Number, Signature
 
 __all__ = [
+    "Category",
     "Input",
     "Manifest",
+    "Number",
     "ReleaseEvent",
     "Signature",
     "UserError",

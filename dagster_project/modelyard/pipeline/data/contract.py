@@ -55,7 +55,7 @@ def enforce(rows: pl.DataFrame, contract: type, where: str) -> Enforced:
     if "reason" in rows.columns:
         raise UserError(
             f"{where}: the source has a column `reason`, which in quarantine says what a row "
-            "breaks; give it another name in defs/data.py, and in contract.py"
+            "breaks; give it another name in data.py, and in contract.py"
         )
     typed = rows.select(_read(rows[name], dtype) for name, dtype in dtypes.items())
     reasons = pl.concat([_unreadable(rows, typed, dtypes), _broken(typed, contract, where)])

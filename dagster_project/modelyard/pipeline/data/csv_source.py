@@ -66,7 +66,7 @@ def read_csv(path: Path, columns: Sequence[str], nulls: Sequence[str] = NULLS) -
     if missing:
         raise UserError(
             f"{path}: no column {', '.join(missing)}; it has {', '.join(names)}. "
-            "Mend the file, or the columns in defs/data.py"
+            "Mend the file, or the columns in data.py"
         )
     try:
         _check_rows(path, content, len(names))

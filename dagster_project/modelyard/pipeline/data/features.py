@@ -31,21 +31,33 @@ def write_features(
         UserError: a declared input or the target is missing, or has values outside its
             declaration.
     """
-    plan = features(pl.scan_parquet(valid)).with_columns(cs.float().fill_nan(None))
-    frame = plan.collect(engine="streaming")
-    _check(frame, signature, path)
+    frame = checked(features(pl.scan_parquet(valid)), signature, path.stem)
     known = frame.filter(pl.col(signature.target).is_not_null())
     with replaced(path) as new:
         known.write_parquet(new, metadata={HASH: content_hash(known)})
     return len(known), len(frame) - len(known)
 
 
-def _check(frame: pl.DataFrame, signature: Signature, path: Path) -> None:
+def checked(plan: pl.LazyFrame, signature: Signature, where: str) -> pl.DataFrame:
+    """What features() gives, with null for NaN.
+
+    Args:
+        where: names the rows in messages.
+
+    Raises:
+        UserError: as `write_features`.
+    """
+    frame = plan.with_columns(cs.float().fill_nan(None)).collect(engine="streaming")
+    _check(frame, signature, where)
+    return frame
+
+
+def _check(frame: pl.DataFrame, signature: Signature, where: str) -> None:
     wanted = [*(i.name for i in signature.inputs), signature.target]
     missing = [name for name in wanted if name not in frame.columns]
     if missing:
         raise UserError(
-            f"features of {path.stem}: no column {', '.join(missing)}; "
+            f"features of {where}: no column {', '.join(missing)}; "
             "features() in features.py must give every declared input and the target"
         )
     for given in signature.inputs:
@@ -53,19 +65,19 @@ def _check(frame: pl.DataFrame, signature: Signature, path: Path) -> None:
         if not _has_type(column.dtype, given):
             wanted = "numbers" if isinstance(given, Number) else "strings"
             raise UserError(
-                f"features of {path.stem}: {given.name} must be a column of {wanted}, not "
+                f"features of {where}: {given.name} must be a column of {wanted}, not "
                 f"{column.dtype}; cast it in features(), as a request to the server must have it"
             )
         if column.null_count() and not given.nullable:
             raise UserError(
-                f"features of {path.stem}: {given.name} is missing in {column.null_count()} rows; "
+                f"features of {where}: {given.name} is missing in {column.null_count()} rows; "
                 "declare it nullable, or let the contract refuse such rows"
             )
         if isinstance(given, Category) and not given.open:
             strange = sorted(set(column.drop_nulls().unique()) - set(given.values))
             if strange:
                 raise UserError(
-                    f"features of {path.stem}: {given.name} has {strange[0]!r}, which its "
+                    f"features of {where}: {given.name} has {strange[0]!r}, which its "
                     "declaration does not list; list it, or declare the category open"
                 )
         elif isinstance(given, Number):
@@ -74,7 +86,7 @@ def _check(frame: pl.DataFrame, signature: Signature, path: Path) -> None:
             if not good.all():
                 kind = "whole numbers in " if given.integer else ""
                 raise UserError(
-                    f"features of {path.stem}: {given.name} has {known[int(good.argmin())]}, "
+                    f"features of {where}: {given.name} has {known[int(good.argmin())]}, "
                     f"outside of its declaration {kind}[{given.low:g}, {given.high:g}]; widen the "
                     "declaration, or let the contract refuse such rows"
                 )

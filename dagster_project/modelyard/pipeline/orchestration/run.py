@@ -11,7 +11,6 @@ import json
 import os
 import time
 import tomllib
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,30 +107,36 @@ def _new_log(workspace: Workspace) -> Path:
 
 def _definitions(workspace: Workspace) -> "dg.Definitions":
     import dagster as dg
-    from dagster_shared.utils.warnings import BetaWarning, PreviewWarning
 
-    for notice in (BetaWarning, PreviewWarning):  # versions are pinned: nothing to act on
-        warnings.filterwarnings("ignore", category=notice)
-    loaded = importlib.import_module(f"{_package(workspace)}.definitions").defs
+    from modelyard.pipeline.orchestration.graph import ignore_notices
+
+    ignore_notices()
+    loaded = _model(workspace).defs
     return loaded if isinstance(loaded, dg.Definitions) else loaded()
 
 
-def _package(workspace: Workspace) -> str:
+def _model(workspace: Workspace) -> Any:
+    """The module that `dg` loads, too: it has `project`, and its definitions as `defs`."""
     tool = tomllib.loads((workspace.root / "pyproject.toml").read_text()).get("tool", {})
     try:
-        return tool["dg"]["project"]["root_module"]
+        name = tool["dg"]["project"]["code_location_target_module"]
     except KeyError:
         raise UserError(
-            f"{workspace.root / 'pyproject.toml'} names no [tool.dg.project] root_module; "
-            "run this in the root of a model repo"
+            f"{workspace.root / 'pyproject.toml'} names no [tool.dg.project] "
+            "code_location_target_module; run this in the root of a model repo"
         ) from None
+    module = importlib.import_module(name)
+    for part in ("project", "defs"):
+        if not hasattr(module, part):
+            raise UserError(f"{module.__file__} has no `{part}`, which the pipeline starts from")
+    return module
 
 
 def _check_machine(workspace: Workspace, chosen: "list[dg.AssetKey]") -> None:
     """What its ranks would be refused for, before the minutes that their data takes."""
     if not {"weights", "best_configuration"} & {key.to_user_string() for key in chosen}:
         return
-    given = importlib.import_module(f"{_package(workspace)}.settings").settings()
+    given = _model(workspace).project.config()
     if given.kubernetes is None:
         from modelyard.pipeline.launchers.local import check_machine
 

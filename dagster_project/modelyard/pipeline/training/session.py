@@ -3,13 +3,12 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from modelyard.pipeline.config.settings import TrainingSettings
 from modelyard.pipeline.training.outcome import recorded
@@ -19,11 +18,6 @@ from modelyard.pipeline.training.run import Run
 from modelyard.pipeline.training.workdir import JOB, Job
 
 OwnSettings = TypeVar("OwnSettings", bound=TrainingSettings)
-
-
-def start(main: Callable[[], None]) -> None:
-    """Run a rank's `main`; torchrun learns of its exception and stops the other ranks."""
-    record(main)()
 
 
 @contextmanager

@@ -30,7 +30,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
     sys.argv = [module, folder]
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        from torch.distributed.elastic.multiprocessing.errors import record
+
+        # Recorded: torchrun learns of an exception, and stops the other ranks.
+        record(runpy.run_module)(module, run_name="__main__", alter_sys=True)
     except SystemExit as left:
         if left.code:  # without a code, torchrun would wait for what the rank returns
             raise

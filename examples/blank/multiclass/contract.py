@@ -1,0 +1,1 @@
+../binary/contract.py

@@ -1,0 +1,1 @@
+../binary/__init__.py

@@ -1,0 +1,1 @@
+../../blank/binary/network.py

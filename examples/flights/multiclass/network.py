@@ -1,0 +1,1 @@
+../../blank/multiclass/network.py

@@ -1,0 +1,1 @@
+../../blank/regression/network.py
