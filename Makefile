@@ -23,10 +23,10 @@ $(VENV)/.ready: $(SETUP_INPUTS)
 	uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt -e '.[pipeline,serving,delivery]' --group dev --group bench
 	touch $@
 
-test: setup ## each capability with real parts, once: ten minutes on 2 quiet cores
+test: setup ## each capability once, with real parts
 	pytest -n 2 --dist loadgroup -m "not slow and not e2e and not cluster"
 
-test-slow: setup ## the other tasks, faults, interruptions, images and workflows: half an hour
+test-slow: setup ## the other tasks, faults, interruptions, images and workflows
 	pytest -n 2 --dist loadgroup -m slow
 
 test-demo: setup ## the demo, what it printed and what it left; alone, since it measures live traffic

@@ -84,6 +84,39 @@ def test_envoy_dies_before_it_takes_new_routes_over(tmp_path: Path) -> None:
         envoy.stop()
 
 
+def test_envoy_dies_just_after_it_took_new_routes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It died, which the next look sees; it was not deaf, which would end the release."""
+    envoy = Envoy(tmp_path, free_port())
+    try:
+        envoy.apply(Routes(stable=None), {})
+        facts, ask = envoy.server.facts, envoy._get
+        assert facts is not None
+        shell = psutil.Process(facts["pid"])
+        (process,) = shell.children()
+        routes, ports = Routes(stable=1), {1: free_port()}
+
+        def answer_and_die(path: str) -> str:
+            reply = ask(path)
+            written = json.loads((tmp_path / "routes.json").read_text())["version_info"]
+            if process.is_running() and written != begun and written in reply:
+                shell.suspend()  # what is left of a process for a moment, held
+                process.kill()
+            return reply
+
+        begun = json.loads((tmp_path / "routes.json").read_text())["version_info"]
+        monkeypatch.setattr(envoy, "_get", answer_and_die)
+        envoy.apply(routes, ports)
+        assert wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE, 5)
+        shell.resume()
+        assert wait_until(lambda: envoy.health().status == "failed", 5)
+        envoy.apply(routes, ports)
+        assert envoy.epoch != facts["token"] and envoy.health().status == "ready"
+    finally:
+        envoy.stop()
+
+
 @pytest.mark.slow
 def test_a_candidate_that_dies_loses_its_users(serving: Repo) -> None:
     serving.write_policy(UNHURRIED)

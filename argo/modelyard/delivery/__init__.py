@@ -17,7 +17,3 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("modelyard.delivery.policy"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

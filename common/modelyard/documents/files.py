@@ -11,8 +11,6 @@ from pathlib import Path
 
 ASIDE = ".aside"
 """a folder that is being replaced, in a temporary one"""
-
-
 ABANDONED = 24 * 3600
 """seconds after which nobody writes to a temporary folder any more"""
 
