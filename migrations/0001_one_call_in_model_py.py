@@ -886,7 +886,8 @@ class Layout:
         if self.untouched(*parts):
             for name in parts:
                 self.give_way(name)
-        for name in ("bentos/service.py", f"{self.src}/defs/__init__.py"):
+        told = ("README.md", "deploy/dagster.yaml", f"{self.src}/defs/__init__.py")
+        for name in ("bentos/service.py", *told):
             if self.untouched(name):
                 self.give_way(name)
 

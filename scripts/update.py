@@ -305,8 +305,15 @@ def _report(update: Update, made: Plan) -> int:
     print(f"modelyard: {was['_commit']} → {answers['_commit']}")
     new = [name for name in answers if name not in was]
     changed = [n for n in answers if n in was and answers[n] != was[n] and n != "_commit"]
+    before = update.git.tree("HEAD")
+    fresh = [path for path in made.added if path in before]  # by a migration
     told = [
-        *(f"new: {path}" for path in made.added),
+        *(f"new: {path}" for path in made.added if path not in before),
+        *(
+            f"the template's now, since you never edited it: {path}"
+            for path in fresh
+            if made.theirs[path] != before[path]
+        ),
         *(f"removed, since you never edited it: {path}" for path in made.removed),
         *(f"changed by the platform, deleted by you, and stays so: {p}" for p in made.kept_deleted),
         *(f"new question: {n}: {answers[n]!r} (another: --data {n}=…)" for n in new),
