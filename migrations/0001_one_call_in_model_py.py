@@ -47,6 +47,8 @@ INSTEAD = {
     f"{PIPELINE}.sources": "`read` is given `source`, with source.csv(…) and source.of_month(…)",
     f"{PIPELINE}.workspace": "project.path(asset, month), project.write(rows, asset, month)",
 }
+CALLED = "`Network(signature, settings)` is called: take what it needs from these"
+CLASS = "`class Settings(TrainingSettings)`, of settings.py until now, and `main()` are in train.py"
 LAZY = "# Imported here: Dagster reads the settings above, and starts seconds sooner without torch."
 MODEL = '''"""The model's parts in one call, from which come the Dagster definitions.
 
@@ -566,30 +568,21 @@ def network(text: str, package: str, names: list[str], lazy: bool, moved: Names)
     """
     code = Code(text)
     kind = top(code.tree).get("Network")
-    init = next(
-        (n for n in getattr(kind, "body", []) if getattr(n, "name", "") == "__init__"), None
-    )
+    own = top(ast.Module(kind.body, [])) if isinstance(kind, ast.ClassDef) else {}
+    init = own.get("__init__")
     if init is None:
-        raise Unsafe(kind, "`Network(signature, settings)` is called; there is no __init__")
+        raise Unsafe(kind, CALLED)
     given, rest = init.args.args[2:], init.args
     others = rest.posonlyargs or rest.kwonlyargs or rest.vararg or rest.kwarg or rest.defaults
     if others or len(given) != len(names) or "settings" in rebound(init) | used(init):
-        raise Unsafe(
-            init, "`Network(signature, settings)` is called: take what it needs from those"
-        )
+        raise Unsafe(init, CALLED)
     start, end = code.span(rest.args[0])[0], code.span(rest.args[-1])[1]
     opened = code.bytes.rfind(b"(", 0, start) + 1
     closed = code.bytes.index(b")", end)
     if b"#" in code.bytes[opened:start] + code.bytes[end:closed]:
-        raise Unsafe(
-            init, "`Network(signature, settings)` is called: take what it needs from those"
-        )
+        raise Unsafe(init, CALLED)
     head = f"{code.text(rest.args[0])}, {code.text(rest.args[1])}"
-    code.edit(
-        opened,
-        closed,
-        f"{head}, settings: {'Settings' if lazy else chr(34) + 'Settings' + chr(34)}",
-    )
+    code.edit(opened, closed, f"{head}, settings: " + ("Settings" if lazy else '"Settings"'))
     attributes = {arg.arg: f"settings.{name}" for arg, name in zip(given, names, strict=True)}
     body = ast.Module(init.body, [])
     at, indent = init.body[0], " " * init.body[0].col_offset
@@ -632,11 +625,9 @@ def training(text: str, pieces: str, imports: list[str], package: str) -> tuple[
     call = network_call(code.tree)
     if call is None:
         where = next(calls(code.tree, "Network"), None)
-        raise Unsafe(
-            where, "call `Network(run.signature, settings)`, and take `Settings` from here"
-        )
+        raise Unsafe(where, "call `Network(run.signature, settings)`")
     if not isinstance(main := own.get("main"), ast.FunctionDef) or "Settings" in used(code.tree):
-        raise Unsafe(main, "the settings' class `Settings` and `main()` stand in train.py")
+        raise Unsafe(main, CLASS)
     first, last = call[0].args[1], call[0].args[-1]
     code.edit(code.span(first)[0], code.span(last)[1], call[1])
     for node in ast.walk(code.tree):
@@ -645,7 +636,8 @@ def training(text: str, pieces: str, imports: list[str], package: str) -> tuple[
         elif isinstance(node, ast.Attribute) and ast.unparse(node) == "training.session":
             code.replace(node, "training_session")
     for start in calls(code.tree, "training.start"):
-        code.replace(start, f"{code.text(start.args[0])}()")
+        if len(start.args) == 1:
+            code.replace(start, f"{code.text(start.args[0])}()")
     for node in ast.walk(code.tree):
         if isinstance(node, ast.Name) and node.id == "training" and not code.touched(node):
             raise Unsafe(node, "of `training` there is `training_session`, in modelyard.pipeline")
@@ -669,26 +661,24 @@ def settings_class(text: str, rendered: str, package: str, moved: Names) -> tupl
             raise Unsafe(
                 own.get(name), f"project.config() and project.workspace stand for `{name}`"
             )
-    if "NetworkSettings" not in own:
-        raise Unsafe(None, "the settings' class is `Settings` in train.py")
+    kind = own.get("NetworkSettings")
+    if not isinstance(kind, ast.ClassDef) or kind.decorator_list:
+        raise Unsafe(kind, CLASS)
     mend(code, package, moved)
+    start = code.span(kind)[0]
+    code.edit(start, start + len("class NetworkSettings"), "class Settings")
     for node in ast.walk(code.tree):
-        if isinstance(node, ast.ClassDef) and node.name == "NetworkSettings":
-            start = code.span(node)[0] if not node.decorator_list else None
-            if start is None:
-                raise Unsafe(node, "the settings' class is `Settings` in train.py")
-            code.edit(start, start + len("class NetworkSettings"), "class Settings")
-        elif isinstance(node, ast.Name) and node.id == "NetworkSettings":
+        if isinstance(node, ast.Name) and node.id == "NetworkSettings":
             code.replace(node, "Settings")
     for name in ("workspace", "settings"):
         code.remove(own[name])
     changed = Code(prune(code.result(), code.tree))
-    body = (
-        changed.tree.body[1:] if ast.get_docstring(changed.tree) is not None else changed.tree.body
-    )
-    imports = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
-    lines = [changed.text(node) for node in imports]
+    docstring = ast.get_docstring(changed.tree) is not None
+    imports = [n for n in changed.tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    if imports != changed.tree.body[docstring : docstring + len(imports)]:
+        raise Unsafe(kind, CLASS)
     end = changed.span(imports[-1])[1] if imports else 0
+    lines = [changed.text(node) for node in imports]
     return changed.bytes[end:].decode().strip("\n"), lines
 
 
@@ -835,8 +825,7 @@ class Layout:
             self.read(settings), self.read(settings, self.rendered), self.package, self.moved()
         ))  # fmt: skip
         if pieces is None:
-            what = "`class Settings(TrainingSettings)` stands here now, for Network(…, settings)"
-            self.say(train, 1, what)
+            self.say(train, 1, CLASS)
             return [], False
         made = self._safely(train, lambda: training(self.read(train), *pieces, self.package))
         if made is None:
@@ -865,7 +854,7 @@ class Layout:
             )
             self.say(path, None, what)
         elif not names:
-            self.say(path, 1, "`Network(signature, settings)` is called: see train.py")
+            self.say(path, 1, CALLED)
         else:
             text, moved = self.read(path), self.moved()
             made = self._safely(path, lambda: network(text, self.package, names, lazy, moved))
