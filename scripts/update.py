@@ -84,7 +84,7 @@ def main() -> int:
     except (UserError, GitError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    _look_at(update)
+    _look_at(update, changes)
     return _report(update, changes)
 
 
@@ -280,7 +280,7 @@ def _merge(update: Update, ours: Tree, made: Plan) -> None:
     ]  # fmt: skip
 
 
-def _look_at(update: Update) -> None:
+def _look_at(update: Update, made: Plan) -> None:
     """What the merged repo says of itself: its pins, and calls of what the platform lacks now."""
     git, conflicts = update.git, update.git.unmerged()
     try:
@@ -288,7 +288,8 @@ def _look_at(update: Update) -> None:
     except UserError as error:
         update.wanted.append(Finding(PROJECT, None, str(error)))
     listed = [name for name in git("ls-files", "-z", "*.py").split("\0") if name]
-    files = [name for name in dict.fromkeys(listed) if name not in conflicts]
+    passed = {*conflicts, *made.dropped}  # a person has to look at all of these
+    files = [name for name in dict.fromkeys(listed) if name not in passed]
     found = broken_calls(update.platform, update.now, update.target, git.folder, files)
     if found is None:
         update.told.append("pyrefly is not installed: calls of the platform were not checked")
