@@ -954,9 +954,10 @@ class Layout:
         package = ".".join(Path(name).parent.parts[name.startswith("src/") :])
         late = not name.startswith(f"{self.src}/") or name.startswith(f"{self.src}/defs/")
         code = Code(self.read(name))
-        left = mend(code, package, self.moved(late))
+        mend(code, package, self.moved(late))
         if (text := code.result()) != self.read(name):
             self.write(name, tidy(text, self.package))
+        left = mend(Code(self.read(name)), package, self.moved(late))  # with the lines of now
         for what in dict.fromkeys(what for _, what in left):
             self.say(name, min(line for line, other in left if other == what), what)
 

@@ -283,11 +283,11 @@ def test_what_a_part_of_the_model_cannot_import_any_more_is_named(
 ) -> None:
     """`project` cannot be imported by what model.py imports."""
     repo = copied("flights")
-    network = repo / PACKAGE / "network.py"
-    edit(network, "from torch import", "from .settings import settings\nfrom torch import")
-    edit(network, "super().__init__()", "super().__init__()\n        print(settings())")
+    features = repo / PACKAGE / "features.py"
+    edit(features, "import CARRIERS, ORIGINS\n", "import CARRIERS, ORIGINS\nfrom .settings import settings\n")
     (place,) = migrated(repo)
-    assert place[:2] == (f"{PACKAGE}/network.py", line_of(network, "from .settings"))
+    assert place[:2] == (f"{PACKAGE}/features.py", line_of(features, "from .settings"))
+    assert "modelyard.documents.signature" not in features.read_text(), "what can be mended is"
 
 
 def test_read_keeps_what_its_source_does_not_have(copied, migrated: Migrated) -> None:
