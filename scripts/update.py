@@ -84,7 +84,7 @@ def main() -> int:
     except (UserError, GitError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    _look_at(update)
+    _look_at(update, changes)
     return _report(update, changes)
 
 
@@ -203,7 +203,7 @@ def _apply(update: Update) -> Plan:
                 f"{update.version} does not take the answers in {ANSWERS}. Give another one, at "
                 f"the version that you have, with --data NAME=ANSWER:\n{error}"
             ) from None
-        ours = git.tree("HEAD")
+        ours = head = git.tree("HEAD")
         if migrations := _migrations(update, Path(aside) / "migrations"):
             ours = _migrated(update, migrations, ours, old, own)
         base, theirs = git.tree_of(old), git.tree_of(new)
@@ -214,7 +214,7 @@ def _apply(update: Update) -> Plan:
     made = plan(
         base, ours, theirs,
         seeded=lambda path: not same and patterns.match_file(path),
-        occupied=lambda path: (git.folder / path).exists(),
+        occupied=lambda path: path not in head and (git.folder / path).exists(),
     )  # fmt: skip
     _merge(update, ours, made)
     return made
@@ -248,8 +248,7 @@ def _migrated(
     update.git.write_files("HEAD", own)
     before = update.git.tree_of(own)
     for migration in migrations:
-        migration.migrate(old, update.answers)
-        update.wanted += [Finding(*each) for each in migration.migrate(own, update.answers)]
+        update.wanted += [Finding(*each) for each in migration.migrate(own, old, update.answers)]
     after = update.git.tree_of(own)
     # What no migration touched is as Git has it, a submodule for instance.
     kept = {path: entry for path, entry in ours.items() if before.get(path) == after.get(path)}
@@ -265,11 +264,13 @@ def _merge(update: Update, ours: Tree, made: Plan) -> None:
     except BaseException:
         git("reset", "--quiet", "--hard", "HEAD")
         raise
+    # A migration says more of a file than that it was dropped.
+    named = {finding.file for finding in update.wanted}
     said = {
         "the platform changed the lines that you changed; resolve what stands between <<<<<<< and "
         ">>>>>>>": conflicts,
         "the platform no longer has this file, which you had edited; it stays as it is, and "
-        "nothing of the platform's may use it": made.dropped,
+        "nothing of the platform's may use it": [p for p in made.dropped if p not in named],
     }
     update.wanted += [Finding(path, None, what) for what, paths in said.items() for path in paths]
     update.wanted += [
@@ -279,7 +280,7 @@ def _merge(update: Update, ours: Tree, made: Plan) -> None:
     ]  # fmt: skip
 
 
-def _look_at(update: Update) -> None:
+def _look_at(update: Update, made: Plan) -> None:
     """What the merged repo says of itself: its pins, and calls of what the platform lacks now."""
     git, conflicts = update.git, update.git.unmerged()
     try:
@@ -287,11 +288,13 @@ def _look_at(update: Update) -> None:
     except UserError as error:
         update.wanted.append(Finding(PROJECT, None, str(error)))
     listed = [name for name in git("ls-files", "-z", "*.py").split("\0") if name]
-    files = [name for name in dict.fromkeys(listed) if name not in conflicts]
+    passed = {*conflicts, *made.dropped}  # a person has to look at all of these
+    files = [name for name in dict.fromkeys(listed) if name not in passed]
     found = broken_calls(update.platform, update.now, update.target, git.folder, files)
     if found is None:
         update.told.append("pyrefly is not installed: calls of the platform were not checked")
-    update.wanted += [Finding(*problem) for problem in found or []]
+    named = {(finding.file, finding.line) for finding in update.wanted}
+    update.wanted += [Finding(*problem) for problem in found or [] if problem[:2] not in named]
     if update.moved:
         old = template.expanded(update.recorded["_src_path"]).removesuffix(".git")
         named = git.grep(old)
@@ -303,8 +306,15 @@ def _report(update: Update, made: Plan) -> int:
     print(f"modelyard: {was['_commit']} → {answers['_commit']}")
     new = [name for name in answers if name not in was]
     changed = [n for n in answers if n in was and answers[n] != was[n] and n != "_commit"]
+    before = update.git.tree("HEAD")
+    fresh = [path for path in made.added if path in before]  # by a migration
     told = [
-        *(f"new: {path}" for path in made.added),
+        *(f"new: {path}" for path in made.added if path not in before),
+        *(
+            f"the template's now, since you never edited it: {path}"
+            for path in fresh
+            if made.theirs[path] != before[path]
+        ),
         *(f"removed, since you never edited it: {path}" for path in made.removed),
         *(f"changed by the platform, deleted by you, and stays so: {p}" for p in made.kept_deleted),
         *(f"new question: {n}: {answers[n]!r} (another: --data {n}=…)" for n in new),

@@ -141,13 +141,13 @@ def test_a_call_of_what_the_platform_no_longer_has_is_named_by_file_and_line(
 
 
 MIGRATION = '''
-def migrate(repo, answers):
-    old, new = (repo / "src" / "flight_delay" / name for name in ("before.py", "after.py"))
-    if not old.exists():
-        return []
-    new.write_text(old.read_text().replace("old_name", "new_name"))
-    old.unlink()
-    lines = new.read_text().splitlines()
+def migrate(repo, rendered, answers):
+    for tree in (repo, rendered):
+        old, new = (tree / "src" / "flight_delay" / name for name in ("before.py", "after.py"))
+        new.write_text(old.read_text().replace("old_name", "new_name"))
+        old.unlink()
+        (tree / "untouched.py").unlink()
+    lines = (repo / "src/flight_delay/after.py").read_text().splitlines()
     return [("src/flight_delay/after.py", n, "say why") for n, x in enumerate(lines, 1) if "?" in x]
 '''
 
@@ -157,13 +157,15 @@ def test_a_migration_moves_and_changes_the_teams_code(
 ) -> None:
     package = yard / "template" / "src" / "{{ package_name }}"
     (package / "before.py").write_text("first = 1\nold_name = 2\nthird = 3\nlast = 4\n")
+    (yard / "template" / "untouched.py").write_text("VALUE = 1\n")
     commit(yard, "Before", tag="v0.1.1")
     repo = render(tmp_path / "flight-delay", source=yard)
     edit(repo / "src" / "flight_delay" / "before.py", "first = 1", "first = 10  # ?")
     commit(repo, "The team's work")
     run("git", "mv", "before.py", "after.py", cwd=package)
     (package / "after.py").write_text("first = 1\nnew_name = 2\nthird = 3\nlast = 40\n")
-    (yard / "migrations" / "0001_after.py").write_text(MIGRATION)
+    (yard / "template" / "untouched.py").write_text("VALUE = 2\n")
+    (yard / "migrations" / "0002_after.py").write_text(MIGRATION)
     commit(yard, "After", tag="v0.2.0")
 
     done = update(repo, yard)
@@ -172,6 +174,7 @@ def test_a_migration_moves_and_changes_the_teams_code(
     merged = (repo / "src" / "flight_delay" / "after.py").read_text()
     assert merged == "first = 10  # ?\nnew_name = 2\nthird = 3\nlast = 40\n"
     assert not (repo / "src" / "flight_delay" / "before.py").exists()
+    assert (repo / "untouched.py").read_text() == "VALUE = 2\n", "taken away from both trees"
     commit(repo, "Update")
     commit(yard, "More", tag="v0.2.1")
     assert update(repo, yard).wanted == [], "a migration runs once"
