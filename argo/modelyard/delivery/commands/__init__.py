@@ -1,4 +1,4 @@
-"""What a person or a workflow calls: `modelyard release …`, `render` and `manifests`.
+"""What a person or a workflow calls: `modelyard release …`, `render`, `manifests`, `ci`.
 
 Options and exit codes are here; what is done is on the floors below.
 """
@@ -20,4 +20,9 @@ MANIFESTS = Command(
     "What a cluster's administrator applies, once for each version of the platform.",
     "modelyard.delivery.commands.manifests:main",
 )
-COMMANDS = (RELEASE, RENDER, MANIFESTS)
+CI = Command(
+    "ci",
+    "A step of the workflow that publishes an image and releases it.",
+    "modelyard.delivery.commands.ci:main",
+)
+COMMANDS = (RELEASE, RENDER, MANIFESTS, CI)
