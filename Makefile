@@ -60,7 +60,7 @@ bench: setup ## measurements, as ratios
 
 golden: export MODELYARD_VERSION = 0.1.0
 golden: setup ## write the rendered YAML anew that tests compare
-	python -m modelyard.delivery.manifests.platform --write
+	modelyard manifests --write
 	cd tests/argo/model && modelyard render
 	MODELYARD_GOLDEN=write pytest -q tests/pipeline/test_indexed_job.py tests/pipeline/test_graph.py
 

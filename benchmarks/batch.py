@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.orchestration import _render
+from modelyard.cli import script
 
 BARE = """
 import json, sys
@@ -83,20 +84,18 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder, repo = folder, _render(folder)
         env = {**os.environ, "PYTHONPATH": str(repo / "src"), "DAGSTER_HOME": f"{repo}/.dagster"}
-        data = ["-m", "modelyard.pipeline.commands.train", "--assets", "raw,valid,quarantine"]
-        for command in (data, ["-c", PREPARE, str(folder)]):
-            done = subprocess.run(
-                [sys.executable, *command], cwd=repo, env=env, capture_output=True, text=True
-            )
+        data = [script(), "train", "--assets", "raw,valid,quarantine"]
+        for command in (data, [sys.executable, "-c", PREPARE, str(folder)]):
+            done = subprocess.run(command, cwd=repo, env=env, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stdout + done.stderr)
 
-    def measure(self, command: list[str], times: int) -> tuple[float, float, int]:
+    def measure(self, command: list[str | Path], times: int) -> tuple[float, float, int]:
         """Seconds, CPU seconds and peak memory (kB) of a process, for so many times the rows."""
         files = [self.folder / name for name in ("1", f"rows-{times}.parquet", "scores.parquet")]
         began = time.perf_counter()
         running = subprocess.Popen(
-            [sys.executable, *command, *files], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            [*command, *files], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         _, status, usage = os.wait4(running.pid, 0)
         seconds = time.perf_counter() - began
@@ -114,7 +113,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    sides = {"modelyard": ["-m", "modelyard.serving.batch"], "bare loop": ["-c", BARE]}
+    sides: dict[str, list[str | Path]] = {
+        "modelyard": [script(), "score"],
+        "bare loop": [sys.executable, "-c", BARE],
+    }
     found: dict[tuple[str, int], list[tuple[float, float, int]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))

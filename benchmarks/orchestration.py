@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from modelyard.cli import script
+
 ROOT = Path(__file__).parents[1]
 STEPS = "raw,valid,quarantine,features,train_set,validation_set,test_set,replay"
 BARE = """
@@ -61,8 +63,8 @@ def main() -> None:
         repo = _render(Path(folder))
         commands: dict[str, list[str | Path]] = {
             "bare functions": [sys.executable, "-c", BARE],
-            "make train": [sys.executable, "-m", "modelyard.pipeline.commands.train",
-                           "--assets", " or ".join(f'key:"{step}"' for step in STEPS.split(","))],
+            "make train": [script(), "train", "--assets",
+                           " or ".join(f'key:"{step}"' for step in STEPS.split(","))],
             "dg launch": [Path(sys.executable).with_name("dg"), "launch", "--assets", STEPS,
                           "--partition-range", "2013-01...2013-12"],
         }  # fmt: skip

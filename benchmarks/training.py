@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.orchestration import _render
+from modelyard.cli import script
 from modelyard.pipeline.data.tensors import Arrays
 from modelyard.pipeline.launchers.local import TorchLauncher
 from modelyard.pipeline.launchers.preparation import prepare
@@ -103,7 +104,7 @@ class Bench:
 
     def materialize(self, assets: str) -> float:
         began = time.time()
-        command = [sys.executable, "-m", "modelyard.pipeline.commands.train", "--assets", assets]
+        command = [script(), "train", "--assets", assets]
         done = subprocess.run(command, cwd=self.repo, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stdout + done.stderr)

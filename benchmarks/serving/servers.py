@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from benchmarks.serving.image import Images
+from modelyard.cli import script
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "peers"
@@ -156,7 +157,7 @@ def build_bento(folder: Path, package: Path, workers: int) -> Path:
     shutil.copytree(package, repo / ".modelyard" / "packages" / "1")
     without = {k: v for k, v in os.environ.items() if k != "BENTOML_HOME"}
     subprocess.run(
-        [sys.executable, "-m", "modelyard.serving.build"],
+        [script(), "build"],
         cwd=repo, env=without, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return repo / ".modelyard" / "bentoml" / "bentos" / "flights" / "1"

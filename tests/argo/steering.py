@@ -52,17 +52,12 @@ class Absent(importlib.abc.MetaPathFinder):
 
 
 def run(command: list[str]) -> tuple[int, str, str]:
-    from modelyard.delivery.commands import app as cli
+    from modelyard.cli import main
 
     out, err = io.StringIO(), io.StringIO()
-    sys.argv = ["modelyard", *command]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            cli.main()
-            code: Any = 0
-        except SystemExit as ended:
-            code = ended.code
-    return int(code or 0), out.getvalue(), err.getvalue()
+        code = main(command)
+    return code, out.getvalue(), err.getvalue()
 
 
 def main() -> None:

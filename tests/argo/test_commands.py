@@ -11,7 +11,7 @@ import typer.main
 from argo.entry import modelyard
 from argo.rendered import MODEL, rendered, walk
 
-from modelyard.delivery.commands import release as cli
+from modelyard.cli import exit_on_sigterm
 from modelyard.delivery.commands.app import app
 
 
@@ -94,7 +94,7 @@ def test_a_renamed_part_is_caught(tmp_path: Path, old: str, new: str) -> None:
 def test_a_pod_that_is_asked_to_go_lets_go_of_the_lock() -> None:
     """Its exit code is none of a decision's, so the node is tried again."""
     let_go: list[bool] = []
-    with pytest.raises(SystemExit) as ended, cli._ended(), ExitStack() as lock:
+    with pytest.raises(SystemExit) as ended, exit_on_sigterm(), ExitStack() as lock:
         lock.callback(let_go.append, True)
         signal.raise_signal(signal.SIGTERM)
     assert ended.value.code == 143 and let_go

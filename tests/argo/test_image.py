@@ -50,7 +50,7 @@ print(json.dumps([each.metadata["Name"] for each in found]))
 """
 WITHOUT_BYTECODE = """
 import os, sys
-import modelyard.delivery.commands.app, modelyard.delivery.cluster.ports
+import modelyard.cli, modelyard.delivery.commands.app, modelyard.delivery.cluster.ports
 import modelyard.delivery.reporting.terminal
 import modelyard.delivery.write_back
 known = {m: getattr(m, "__cached__", None) for m in sys.modules.values()}

@@ -43,7 +43,7 @@ def target() -> Target:
 
 
 def test_platform_golden() -> None:
-    """Regenerate with `python -m modelyard.delivery.manifests.platform --write`."""
+    """Regenerate with `modelyard manifests --write`."""
     image = f"modelyard-delivery:{image_tag()}"
     generated = platform.platform_files(image)
     assert {path.name: path.read_text() for path in PLATFORM.glob("*.yaml")} == generated

@@ -5,7 +5,6 @@ answers what the HTTPRoute in the API server sends to it.
 """
 
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from argo.api_server import ApiServer, stand_in
 from argo.prometheus_server import BINARY, Pod, free_port, server, until
 from support import commit, run
 
+from modelyard.cli import script
 from modelyard.delivery.cluster.client import Cluster
 from modelyard.delivery.cluster.ports import kubernetes_ports
 from modelyard.delivery.cluster.prometheus import Prometheus
@@ -188,8 +188,7 @@ def written_back(place: Place, folder: Path) -> None:
     (folder / "pyproject.toml").write_text('[project]\nname = "flight-delay"\n')
     commit(folder, "Version 3")
     run("git", "clone", "--quiet", "--bare", folder, origin, cwd=folder)
-    modelyard = [sys.executable, "-m", "modelyard.delivery.commands.app"]
-    command = [*modelyard, "release", "write-back", "--env", "production"]
+    command = [script(), "release", "write-back", "--env", "production"]
     for said in (
         ": Back to version 2: version 3 was rolled back in production",
         "is there already",

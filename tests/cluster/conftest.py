@@ -76,7 +76,7 @@ def share(cluster: Cluster, folder: Path) -> None:
         guide.follow(beginning, names, ROOT, found | path)
     # By its digest: a node that runs from one test run to the next has an earlier image of the tag.
     names = dict.fromkeys(names, cluster.push(tag, "modelyard-delivery"))
-    guide.follow("python -m modelyard.delivery.manifests.platform", names, ROOT, found | path)
+    guide.follow("modelyard manifests", names, ROOT, found | path)
 
 
 DOCKER = """\

@@ -1,6 +1,6 @@
 """The images that the cluster's tests release, of one small real model.
 
-Each version is made by the guide's commands: `python -m modelyard.serving.build` and `bentoml
+Each version is made by the guide's commands: `modelyard build` and `bentoml
 containerize`. The package is the same in all of them, the team's service is not. What was built
 from the same content is there already: image builders keep it, outside of this checkout.
 """
@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import shutil
-import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from pathlib import Path
 from benchmarks.serving import image
 from support import ROOT, run
 
+from modelyard.cli import script
 from modelyard.documents import Signature
 from modelyard.documents.signature import Category, Number
 from modelyard.serving.testing import draw_rows, write_package
@@ -81,7 +81,7 @@ def _bentos(folder: Path, versions: Iterable[int]) -> dict[int, Path]:
         shutil.copytree(package, folder / ".modelyard" / "packages" / str(version))
         shutil.copy(TEMPLATE, folder / "bentos")
         SERVICES[version](folder / "bentos" / "service.py")
-        build = [sys.executable, "-m", "modelyard.serving.build", "--version", str(version)]
+        build = [script(), "build", "--version", str(version)]
         run(*build, cwd=folder, BENTOML_HOME=str(home))
     return {version: home / "bentos" / MODEL / str(version) for version in versions}
 

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from modelyard.delivery.commands import app as cli
+from modelyard import cli
+from modelyard.delivery.commands import app  # noqa: F401  all there is to import, before the fork
 from modelyard.delivery.local import ports as local
 from modelyard.delivery.local.folders import STATE
 from modelyard.delivery.policy import Local
@@ -71,7 +72,7 @@ def main(marks: Path) -> int:
     while True:
         child = os.fork()
         if child == 0:
-            cli.main()
+            sys.exit(cli.main())
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
             return os.waitstatus_to_exitcode(status)

@@ -291,7 +291,7 @@ def test_the_bill_of_materials_lies_beside_the_image(
         job = workflow["jobs"]["image"]
         (step,) = (s for s in job["steps"] if s.get("name") == "Attach the bill of materials")
         del step["if"]
-        step["env"] = {"IMAGE": f"{repository}@{digest}", "BENTO": "flight-delay:1"}
+        step["env"] = {"IMAGE": f"{repository}@{digest}"}
         source = ".modelyard/bentoml/bentos/flight-delay/1/src"
         built = f"mkdir -p {source} && echo -n '{bill}' > {source}/sbom.cdx.json"
         workflow["jobs"] = {"image": job | {"steps": [{"run": built}, step], "outputs": {}}}

@@ -3,12 +3,12 @@
 import os
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from modelyard.cli import script
 from modelyard.pipeline.data.csv_source import find, package_folder, read_csv
 
 MONTHS = ("2013-01", "2013-02", "2013-03")
@@ -71,7 +71,7 @@ def materialize(repo: Path, *arguments: str) -> tuple[int, str]:
     """`make train` of a repo: (exit code, what it printed, both streams)."""
     own = {"PYTHONPATH": str(repo / "src"), "DAGSTER_HOME": str(repo / ".dagster")}
     done = subprocess.run(
-        [sys.executable, "-m", "modelyard.pipeline.commands.train", *arguments],
+        [script(), "train", *arguments],
         cwd=repo,
         env={**os.environ, **own},
         stdout=subprocess.PIPE,

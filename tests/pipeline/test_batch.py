@@ -16,6 +16,7 @@ import pytest
 from pipeline.flights import MONTHS
 from support import run
 
+from modelyard.cli import script
 from modelyard.documents import ReleaseEvent, Signature
 from modelyard.documents.signature import Number
 from modelyard.pipeline.config.settings import PredictionSettings
@@ -36,7 +37,7 @@ def environment(repo: Path) -> dict[str, str]:
 def predict(repo: Path, *arguments: str) -> tuple[int, str]:
     """`make predict`: (exit code, what it printed, both streams)."""
     done = subprocess.run(
-        [sys.executable, "-m", "modelyard.pipeline.commands.predict", *arguments],
+        [script(), "predict", *arguments],
         cwd=repo, env={**os.environ, **environment(repo)}, text=True, timeout=240,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip

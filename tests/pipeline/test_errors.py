@@ -14,6 +14,7 @@ import pytest
 from pipeline.job_controller import JobController
 from pipeline.ranks import SIGNATURE, gone, small
 
+from modelyard import cli
 from modelyard.documents import UserError
 from modelyard.pipeline.commands import train
 from modelyard.pipeline.config.kubernetes import KubernetesSettings
@@ -222,7 +223,7 @@ def test_an_interrupted_make_train_says_whether_it_goes_on(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setattr(train, "materialize", interrupted)
-    assert train.main([]) == 130
+    assert cli.main(["train"]) == 130
     then = "; run it again to go on from its last checkpoint" if saved else ""
     assert capsys.readouterr().err == f"interrupted{then}\n"
 

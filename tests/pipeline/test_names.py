@@ -1,12 +1,13 @@
 """`make setup` refuses a model's name that would hide a package of the environment."""
 
-import sys
 from pathlib import Path
 
 import pytest
 from support import run
 
-CHECK = (sys.executable, "-m", "modelyard.pipeline.commands.names")
+from modelyard.cli import script
+
+CHECK = (script(), "check-name")
 
 
 def checked(folder: Path, name: str, check: bool = False) -> str:
@@ -47,6 +48,6 @@ def test_setup_checks_before_it_installs_the_repo(repo: Path) -> None:
     """With an environment that is still to be made; nothing is run."""
     printed = run("make", "-n", "setup", cwd=repo)
     platform, check, own = (
-        printed.index(part) for part in ("--group platform", "commands.names", "-e .")
+        printed.index(part) for part in ("--group platform", "modelyard check-name", "-e .")
     )
     assert platform < check < own

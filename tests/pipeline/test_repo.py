@@ -159,7 +159,7 @@ def test_a_champion_that_cannot_be_compared_with(released: Workspace) -> None:
         evaluate_again(released)
     (released.state / "card").rename(released.registered(1) / "model_card.md")
     released.registered(1).rename(released.state / "away")
-    with pytest.raises(UserError, match="commands.fetch 1`"):
+    with pytest.raises(UserError, match="`modelyard fetch 1`"):
         evaluate_again(released)
     (released.state / "away").rename(released.registered(1))
 

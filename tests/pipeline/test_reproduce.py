@@ -3,13 +3,13 @@
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 from pipeline.flights import Registered
 
+from modelyard.cli import script
 from modelyard.documents import UserError
 from modelyard.pipeline.commands.reproduce import reproduce
 from modelyard.pipeline.storage.workspace import Workspace
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xdist_group("pipeline-repo")
 
 
 def again(repo: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "modelyard.pipeline.commands.reproduce", "1"]
+    command = [script(), "reproduce", "1"]
     return subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=300)
 
 

@@ -18,6 +18,7 @@ from pipeline.ranks import MODULE, SIGNATURE, gone, small
 from pipeline.searches import settings
 from support import run
 
+from modelyard.cli import script
 from modelyard.documents import UserError
 from modelyard.pipeline.config.search_space import Choices, Range, SearchSettings
 from modelyard.pipeline.config.settings import TrainingSettings
@@ -281,7 +282,7 @@ def searching(repo: Path) -> Iterator[Path]:
 @pytest.mark.xdist_group("pipeline-repo")
 def test_make_tune_of_a_rendered_repo(searching: Path) -> None:
     own = {"PYTHONPATH": str(searching / "src"), "DAGSTER_HOME": str(searching / ".dagster")}
-    command = (sys.executable, "-m", "modelyard.pipeline.commands.tune")
+    command = (script(), "tune")
     before = (searching / "config.yaml").read_text()
     printed = run(*command, cwd=searching, check=True, **own)
     assert "-  dropout: 0.1\n+  dropout: 0." in printed and "ARGS=--apply" in printed

@@ -1,10 +1,9 @@
-"""`python -m modelyard.serving.batch`: the server's rules and scores, a file at a time."""
+"""`modelyard score`: the server's rules and scores, a file at a time."""
 
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,9 @@ import polars as pl
 import pytest
 from serving.conftest import ROW, signature
 
+from modelyard import cli
 from modelyard.documents import Signature
 from modelyard.documents.signature import Number, Task
-from modelyard.serving.batch.command import main
 from modelyard.serving.batch.score import BATCH_ROWS
 from modelyard.serving.codec.types import ARROW
 from modelyard.serving.inference.model import Model
@@ -25,7 +24,7 @@ from modelyard.serving.testing import Server, draw_rows, write_package
 
 pytestmark = pytest.mark.xdist_group("serving")
 
-COMMAND = [sys.executable, "-m", "modelyard.serving.batch"]
+COMMAND = [str(cli.script()), "score"]
 TOLERANCE = 1e-6
 """of a score: the runtimes add up in another order where there are more rows"""
 SCHEMA = {"distance": pl.Float64, "hour": pl.Int64, "wind": pl.Float64,
@@ -42,6 +41,10 @@ BAD: list[dict[str, Any]] = [
     {"carrier": None},
     {"distance": 1e6, "carrier": "xx"},
 ]
+
+
+def main(arguments: list[str]) -> int:
+    return cli.main(["score", *arguments])
 
 
 def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:

@@ -18,6 +18,7 @@ import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from modelyard.cli import script
 from modelyard.documents import ReleaseEvent, Signature
 from modelyard.documents.signature import Task
 from modelyard.serving.bento.hashes import SHIPPED
@@ -31,7 +32,7 @@ ROW = {"distance": 1400.0, "hour": 17, "wind": 12.5, "carrier": "AA", "dest": "L
 
 def build(repo: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "modelyard.serving.build", *arguments],
+        [script(), "build", *arguments],
         cwd=repo,
         env={k: v for k, v in os.environ.items() if k != "BENTOML_HOME"} | settings,
         capture_output=True,
@@ -253,6 +254,11 @@ def test_the_wheel_installs_what_serves(bento: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=target, capture_output=True, text=True, timeout=60
     )
     assert found.stdout.startswith(target), found.stderr
+    found = subprocess.run(
+        [Path(target, "bin", "modelyard"), "score", "--help"],
+        env={"PYTHONPATH": target}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert found.stdout.startswith("usage: modelyard score "), found.stderr
 
 
 def test_a_bento_serves_from_its_folder_and_knows_its_version(bento: Path, tmp_path: Path) -> None:

@@ -49,9 +49,7 @@ def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == OTHER
 
 
-@pytest.mark.parametrize(
-    "command", [["bentoml", "serve", "service.py"], ["modelyard.serving.build"]]
-)
+@pytest.mark.parametrize("command", [["bentoml", "serve", "service.py"], ["modelyard", "build"]])
 def test_at_start_another_version_is_one_clear_error(
     command: list[str], tmp_path: Path, package: Callable[[Task], Path]
 ) -> None:
@@ -61,7 +59,7 @@ def test_at_start_another_version_is_one_clear_error(
     (planted / "METADATA").write_text("Metadata-Version: 2.1\nName: uvicorn\nVersion: 0.1\n")
     path = ":".join([str(planted.parent), *filter(None, sys.path)])
     ended = subprocess.run(
-        [sys.executable, "-m", *command],
+        [Path(sys.executable).with_name(command[0]), *command[1:]],
         cwd=tmp_path,
         env={
             "PYTHONPATH": path,

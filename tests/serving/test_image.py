@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from packaging.utils import canonicalize_name
 from serving.network import Network, network_of_images
 from support import ROOT
 
+from modelyard.cli import script
 from modelyard.serving.inference.model import Model
 
 pytestmark = [
@@ -42,7 +42,7 @@ print(json.dumps([[d.metadata["Name"], d.version] for d in distributions()]))
 @pytest.fixture(scope="module")
 def bento(tmp_path_factory: pytest.TempPathFactory, make_repo: Callable[[Path], Path]) -> Path:
     repo = make_repo(tmp_path_factory.mktemp("image") / "flight-delay")
-    command = [sys.executable, "-m", "modelyard.serving.build"]
+    command = [script(), "build"]
     without = {k: v for k, v in os.environ.items() if k != "BENTOML_HOME"}
     subprocess.run(command, cwd=repo, env=without, check=True, timeout=120)
     return repo / ".modelyard" / "bentoml" / "bentos" / "flight-delay" / "2"

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from support import ROOT, commit, run
 
+from modelyard.cli import script
 from modelyard.documents import verify_package
 
 pytestmark = [pytest.mark.xdist_group("own-data"), pytest.mark.slow]
@@ -57,7 +58,7 @@ def test_the_guide_leads_to_a_registered_model(repo: Path) -> None:
     environment = {"PYTHONPATH": str(repo / "src"), "DAGSTER_HOME": str(repo / ".dagster")}
     run(Path(sys.executable).with_name("ruff"), "check", ".", cwd=repo)
     assert " passed" in run(sys.executable, "-m", "pytest", "-q", cwd=repo, **environment)
-    printed = run(sys.executable, "-m", "modelyard.pipeline.commands.train", cwd=repo, **environment)
+    printed = run(script(), "train", cwd=repo, **environment)
     assert "2025-03: 2 of 622 rows" in printed
     manifest, signature, _ = verify_package(repo / ".modelyard" / "packages" / "1")
     assert manifest.rows["raw"] == 181 * 20 + 3 and manifest.rows["quarantined"] == 3

@@ -15,6 +15,7 @@ import pytest
 from pipeline.flights import make_small
 from support import commit
 
+from modelyard.cli import script
 from modelyard.documents import verify_package
 from modelyard.pipeline.evaluation.metrics import metrics
 from modelyard.serving.inference.model import Model
@@ -52,12 +53,12 @@ def blank(render: Callable[..., Path], task: str, tmp_path_factory: pytest.TempP
 
 def train(repo: Path) -> subprocess.CompletedProcess[str]:
     """The command behind `make train`, but for the registry, which no task changes."""
-    return command(repo, "modelyard.pipeline.commands.train", "--assets", "*model_package")
+    return command(repo, "train", "--assets", "*model_package")
 
 
-def command(repo: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(repo: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [script(), *arguments],
         cwd=repo,
         env={
             **os.environ,

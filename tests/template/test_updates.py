@@ -10,6 +10,7 @@ import pytest
 from packaging.version import Version
 from support import ROOT, commit, run
 
+from modelyard.cli import script
 from modelyard.documents.pins import disagreements, read_answers, read_pin
 
 CALLER = ".github/workflows/ci.yml"
@@ -297,11 +298,11 @@ def test_a_pin_that_was_left_behind_is_told(yard: Path, repo: Path, update) -> N
     }
     again = update(repo, yard)
     assert again.code == 1 and again.wanted == [str(each) for each in found]
-    check = (sys.executable, "-m", "modelyard.documents.pins")
+    check = (script(), "check-pin")
     assert subprocess.run(check, cwd=repo, capture_output=True).returncode == 1
     for target in ("test", "render-check"):
         planned = run("make", "-n", target, f"VENV={sys.prefix}", cwd=repo)
-        assert "python -m modelyard.documents.pins\n" in planned
+        assert "modelyard check-pin\n" in planned
 
     # As the answers say: all is well, and the next update works.
     sha = run("git", "rev-parse", "v0.2.0", cwd=yard).strip()

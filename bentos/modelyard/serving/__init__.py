@@ -1,13 +1,13 @@
 """A model package behind HTTP: BentoML packages and serves it, this room does the rest.
 
 `service` and `ModelService` are what a model repo's `bentos/service.py` is made of;
-`python -m modelyard.serving.build` makes a Bento of it. Importing this package imports no
-numpy, no Arrow and no runtime: the process that supervises the workers needs none. BentoML
-comes with the first of the two names: a batch needs none of it, and starts in half the time.
+`modelyard build` makes a Bento of it. Importing this package imports no numpy, no Arrow and no
+runtime: the process that supervises the workers needs none. BentoML comes with the first of the
+two names: a batch needs none of it, and starts in half the time.
 
-The floors, from the top; an import goes down only (see `layers` in pyproject.toml): `app`,
-`batch` and `bento`, `inference`, `api`, `observability` and `testing`, then `bentoml_compat`,
-`codec` and `package`.
+The floors, from the top; an import goes down only (see `layers` in pyproject.toml):
+`commands`, `app`, `batch` and `bento`, `inference`, `api`, `observability` and `testing`, then
+`bentoml_compat`, `codec` and `package`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,14 +1,11 @@
 """Which commit of the platform a model repo stands on: its files say it, and have to agree.
 
-    python -m modelyard.documents.pins
-
 `pyproject.toml` pins the platform, `.copier-answers.yml` says what the template was rendered from,
 the workflows call the platform's. An update moves all of them; one that was left behind (a conflict
 that was resolved by `git checkout --ours`) would run code that does not fit the files around it.
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,25 +111,3 @@ def _calls(repo: Path) -> Iterator[tuple[str, int, re.Match[str]]]:
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             if found := _CALL.search(line):
                 yield path.relative_to(repo).as_posix(), number, found
-
-
-def main() -> int:
-    try:
-        found = disagreements(Path.cwd())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if not found:
-        return 0
-    print("error: the platform's version is not the same everywhere:", file=sys.stderr)
-    print("\n".join(f"  {line}" for line in found), file=sys.stderr)
-    print(
-        "Give all of them the commit that the answers name, or revert the update that set those "
-        "(`git log -- .copier-answers.yml`) and do it again.",
-        file=sys.stderr,
-    )
-    return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

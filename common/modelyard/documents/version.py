@@ -1,6 +1,6 @@
 """The platform's version: its commit's, by Git's tags (PEP 440).
 
-    python -m modelyard.documents.version
+    modelyard --version
 
 `0.2.0` is the commit that is tagged v0.2.0; `0.2.1.dev3+g5797af433` the third one after it;
 `0.0.1.dev340+g3accefe12` one in a clone without tags. What is shared in a cluster is named by it.
@@ -54,7 +54,3 @@ def versioned_name(name: str) -> str:
 def image_tag() -> str:
     """The version as the tag of an image, which knows no `+`."""
     return platform_version().replace("+", "-")
-
-
-if __name__ == "__main__":
-    print(platform_version())

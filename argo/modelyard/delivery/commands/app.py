@@ -1,44 +1,33 @@
-"""The `modelyard` command: what no other tool does. Releases and rendered manifests."""
+"""`modelyard release …` and `modelyard render`, whose options are typer's."""
 
-import sys
+from collections.abc import Sequence
 
 import click
 import typer
 
+from modelyard.cli import MISTAKE
+from modelyard.delivery.commands import RELEASE, RENDER
+from modelyard.delivery.commands import render as render_command
 from modelyard.delivery.commands.release import release_app
-from modelyard.delivery.commands.render import render
-from modelyard.delivery.extras import installed
-from modelyard.documents import UserError
 
-app = typer.Typer(
-    name="modelyard",
-    help="Releases of a model, and the Kubernetes manifests they need.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(name="modelyard", add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(release_app, name=RELEASE.name)
+app.command(RENDER.name)(render_command.render)
 
 
-app.add_typer(release_app, name="release")
-app.command()(render)
+def release(arguments: Sequence[str]) -> int:
+    return _run(RELEASE.name, arguments)
 
 
-def main() -> None:
-    """Entry point: a user's mistake is printed without a traceback and exits with 1.
+def render(arguments: Sequence[str]) -> int:
+    return _run(RENDER.name, arguments)
 
-    A mistake in the command line, too: click's own code for it, 2, means rolled back here.
-    """
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    """A mistake in the command line exits with 1: click's own code for it, 2, means rolled back."""
     try:
-        with installed():
-            code = app(standalone_mode=False)
-        sys.exit(code or 0)
+        code = app([name, *arguments], prog_name="modelyard", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(1)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()
+        return MISTAKE
+    return code or 0

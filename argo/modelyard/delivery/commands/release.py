@@ -14,9 +14,9 @@ from typing import Annotated, TextIO
 
 import typer
 
+from modelyard.cli import exit_on_sigterm, installed
 from modelyard.delivery.commands.steps import asks_for_approval, following, hand_on, take
 from modelyard.delivery.evidence.looks import Health
-from modelyard.delivery.extras import installed
 from modelyard.delivery.manifests.render import submitted
 from modelyard.delivery.policy import (
     DIGEST,
@@ -134,7 +134,8 @@ def step(
     ports = _ports(asked, env, place)
     title = f"release of {project_name()} version {version} to {env}: {name.value}"
     print(f"{RELEASE_FILE}: sha256 {given.policy_hash}", flush=True)
-    with _ended(), ports.record.lock(), Progress(title, sys.stdout) as progress:
+    # A pod that is asked to go lets go of the lock; its next try goes on.
+    with exit_on_sigterm(), ports.record.lock(), Progress(title, sys.stdout) as progress:
         controller = Controller(ports, place.policy, progress.follow)
         if name is StepName.rollback:
             raise typer.Exit(_go_back(controller, version))
@@ -371,20 +372,6 @@ def _to_the_end(controller: Controller, state: State) -> State:
         return ended
 
 
-@contextmanager
-def _ended() -> Iterator[None]:
-    """A pod that is asked to go lets go of the lock; its next try goes on."""
-
-    def end(*_: object) -> None:
-        sys.exit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _envoy(place: Local) -> Health:
     from modelyard.delivery.local.data_plane import DataPlane
 
@@ -450,7 +437,7 @@ def _tell(env: str, events: Sequence[ReleaseEvent], as_json: bool) -> Summary:
 def _write_page(env: str, events: Sequence[ReleaseEvent]) -> Path | None:
     path = Path(".modelyard/releases") / f"{events[0].release}.html"
     try:
-        with installed():
+        with installed("delivery"):
             from modelyard.delivery.reporting.html import write_report
 
             write_report(path, project_name(), env, [events])

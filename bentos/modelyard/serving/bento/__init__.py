@@ -1,4 +1,4 @@
 """A registered version as a Bento: its build context, closure, hashes, bill of materials.
 
-`python -m modelyard.serving.build` is the command; nothing here runs in a server.
+`modelyard build` is the command; nothing here runs in a server.
 """

@@ -1,4 +1,4 @@
-"""`python -m modelyard.serving.build`: a registered model version as a Bento.
+"""`modelyard build`: a registered model version as a Bento.
 
 Run in a model repo. Makes `<project>:<version>` in the Bento store ($BENTOML_HOME, else
 `.modelyard/bentoml`) from `bentos/`, the model package, pinned requirements and a wheel
@@ -7,7 +7,6 @@ of modelyard. What your `bentos/service.py` imports beyond modelyard belongs int
 pyproject.toml in it would add the training's dependencies to the image.
 """
 
-import argparse
 import logging
 import os
 import shutil
@@ -156,7 +155,7 @@ def _other_content(tag: str, changed: list[str]) -> str:
         f"{tag} was built from other content (changed: {listed}); a version stays what it was. "
         "Run `make train` to register a new version that takes the changes along; or, while "
         "this one was never released, build it anew: "
-        f"python -m modelyard.serving.build --version {tag.partition(':')[2]} --replace"
+        f"modelyard build --version {tag.partition(':')[2]} --replace"
     )
 
 
@@ -196,17 +195,3 @@ def _parent(bento: Path) -> Path:
     folder = bento.parents[2] / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m modelyard.serving.build", description=__doc__)
-    parser.add_argument("--version", default="latest", help="of the model; default: latest")
-    parser.add_argument("--package", type=Path, help="a package folder from elsewhere")
-    parser.add_argument("--replace", action="store_true", help="build a version anew")
-    options = parser.parse_args()
-    try:
-        build(Path(), options.version, options.package, options.replace)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0

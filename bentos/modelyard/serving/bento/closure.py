@@ -19,8 +19,8 @@ from packaging.version import Version
 from modelyard.documents import UserError
 from modelyard.serving.bento.hashes import SHIPPED
 
-PACKAGES = ("coding", "documents", "serving")
-"""of modelyard, which a server imports"""
+PACKAGES = ("cli", "coding", "documents", "serving")
+"""of modelyard, which a server or `modelyard score` imports"""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -65,7 +65,8 @@ def write_wheel(folder: Path) -> Path:
         for path in sorted(root.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts and path != SHIPPED
     }
-    files[f"{stem}.dist-info/METADATA"] = (distribution.read_text("METADATA") or "").encode()
+    for name in ("METADATA", "entry_points.txt"):
+        files[f"{stem}.dist-info/{name}"] = (distribution.read_text(name) or "").encode()
     files[f"{stem}.dist-info/WHEEL"] = (
         b"Wheel-Version: 1.0\nGenerator: modelyard\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )

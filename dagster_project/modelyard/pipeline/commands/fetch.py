@@ -1,34 +1,23 @@
 """Brings a registered version's package back to `.modelyard/packages/N`.
 
-    python -m modelyard.pipeline.commands.fetch N
+    modelyard fetch N
 
 It prints the folder, which is verified, and replaced where it was there.
 """
 
-import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from modelyard.documents import UserError
+from modelyard.cli.parser import Parser
+from modelyard.pipeline.commands import FETCH
 from modelyard.pipeline.storage.workspace import Workspace
 from modelyard.pipeline.tracking.registry import fetch
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m modelyard.pipeline.commands.fetch",
-        description="Bring a registered version's package back.",
-    )
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(FETCH)
     parser.add_argument("version", type=int, metavar="N")
-    version = parser.parse_args().version
-    try:
-        workspace = Workspace(Path.cwd())
-        print(fetch(workspace, workspace.project()["name"], version))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    version = parser.parse_args(arguments).version
+    workspace = Workspace(Path.cwd())
+    print(fetch(workspace, workspace.project()["name"], version))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

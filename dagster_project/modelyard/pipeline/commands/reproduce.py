@@ -1,23 +1,24 @@
 """Builds a registered version again, from its commit, and holds the packages side by side.
 
-    python -m modelyard.pipeline.commands.reproduce VERSION
+    modelyard reproduce VERSION
 
 Exit code 0: bit by bit the same. 1: they differ, or it could not be built. What builds is the
 platform that is installed now; where the version was made with another one, that is said first.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modelyard.cli import script
+from modelyard.cli.parser import Parser
 from modelyard.documents import Manifest, ReleaseEvent, UserError, verify_package
+from modelyard.pipeline.commands import REPRODUCE, TRAIN
 from modelyard.pipeline.storage.workspace import Workspace
 from modelyard.pipeline.tracking.mlflow_runs import SWITCH
 from modelyard.pipeline.tracking.registry import fetch
@@ -112,13 +113,7 @@ def _build(tree: Workspace, manifest: Manifest) -> None:
     }
     environment.pop("MLFLOW_TRACKING_URI", None)  # nothing of this is to be registered
     environment[SWITCH] = "off"
-    command = [
-        sys.executable,
-        "-m",
-        "modelyard.pipeline.commands.train",
-        "--assets",
-        "*model_package",
-    ]
+    command = [script(), TRAIN.name, "--assets", "*model_package"]
     if subprocess.run(command, cwd=tree.root, env=environment).returncode:
         raise UserError(f"commit {manifest.git_commit} can't be built again; see above")
 
@@ -143,27 +138,14 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="modelyard.pipeline.commands.reproduce", description=__doc__
-    )
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(REPRODUCE, "Exit code 0: the same bit by bit. 1: they differ, or a mistake.")
     parser.add_argument("version", type=int, metavar="VERSION")
-    version = parser.parse_args().version
-    try:
-        differences = reproduce(Workspace(Path.cwd()), version, tell=partial(print, flush=True))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    version = parser.parse_args(arguments).version
+    differences = reproduce(Workspace(Path.cwd()), version, tell=partial(print, flush=True))
     if not differences:
         print(f"identical: version {version} was built again, bit by bit")
         return 0
     print(f"version {version} was built again, but differs:")
     print("\n".join(f"  {line}" for line in differences))
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Searches the training settings of `tune:` in config.yaml: what `make tune` calls.
 
-    python -m modelyard.pipeline.commands.tune [--trials N] [--workers N] [--apply]
+    modelyard tune [--trials N] [--workers N] [--apply]
 
 The data first, as `make train` does, then an Optuna study with as many trials as are still
 missing. It ends with the change to config.yaml, which `--apply` writes. Ctrl-C stops it; the
@@ -11,12 +11,12 @@ import argparse
 import difflib
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modelyard.documents import UserError
+from modelyard.cli.parser import Parser
 from modelyard.documents.files import replaced
+from modelyard.pipeline.commands import TUNE
 from modelyard.pipeline.config.edit import changed
 from modelyard.pipeline.orchestration.run import alone, materialize
 from modelyard.pipeline.orchestration.tuning import ASSET
@@ -24,11 +24,8 @@ from modelyard.pipeline.storage.workspace import Workspace
 from modelyard.pipeline.tuning.search import BEST
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m modelyard.pipeline.commands.tune",
-        description="Search the training settings of config.yaml: tune:.",
-    )
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(TUNE)
     parser.add_argument("--trials", type=_count, default=0, help="instead of tune.trials")
     parser.add_argument("--workers", type=_count, default=1, help="trials at the same time")
     parser.add_argument("--apply", action="store_true", help="write the best into config.yaml")
@@ -41,12 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with alone(workspace):
             materialize(workspace, f'+key:"{ASSET}"', config={ASSET: how})
             show(workspace, given.apply)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print("interrupted; `make tune` goes on with the study", file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt("`make tune` goes on with the study") from None
     return 0
 
 
@@ -77,7 +70,3 @@ def show(workspace: Workspace, apply: bool) -> None:
         new.write_text(after)
         new.chmod(path.stat().st_mode & 0o777)
     print("config.yaml is changed; `make train` trains with it")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

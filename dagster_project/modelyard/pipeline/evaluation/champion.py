@@ -141,7 +141,7 @@ def _champion(
         raise UserError(
             f"the champion, version {version} (the stable one of {workspace.releases}), has no "
             f"package in {package}; take it from the registry again: "
-            f"`python -m modelyard.pipeline.commands.fetch {version}`"
+            f"`modelyard fetch {version}`"
         )
     manifest, old, _ = verify_package(package)
     if (old.task, old.target, old.classes) != (signature.task, signature.target, signature.classes):

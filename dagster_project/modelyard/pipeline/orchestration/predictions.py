@@ -1,12 +1,11 @@
 """Scores by a registered version: the asset `predictions`.
 
-The rows are checked and scored by `modelyard.serving.batch` in a process of its own, so that
+The rows are checked and scored by `modelyard score` in a process of its own, so that
 there is one contract, and nothing of serving in this room.
 """
 
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import dagster as dg
 import polars as pl
 import polars.selectors as cs
 
+from modelyard.cli import script
 from modelyard.documents import Signature, UserError
 from modelyard.pipeline.config.settings import PredictionSettings
 from modelyard.pipeline.evaluation.champion import find_champion
@@ -28,7 +28,6 @@ __all__ = ["CHECKS", "GROUP", "Predict", "predict"]
 
 GROUP = "predictions"
 """of the asset; `make train` leaves it out"""
-COMMAND = (sys.executable, "-m", "modelyard.serving.batch")
 
 
 class Predict(dg.Config):
@@ -110,8 +109,8 @@ def _predict(
         plan = features(pl.scan_parquet(valid)).select(pl.all().exclude(target))
         plan.with_columns(cs.float().fill_nan(None)).sink_parquet(rows, engine="streaming")
         done = subprocess.run(
-            [*COMMAND, workspace.registered(version), rows, output, "--quarantine", quarantine,
-             "--max-quarantined-share", "1", "--json"],
+            [script(), "score", workspace.registered(version), rows, output,
+             "--quarantine", quarantine, "--max-quarantined-share", "1", "--json"],
             capture_output=True, text=True,
         )  # fmt: skip
     if done.returncode:

@@ -1,11 +1,10 @@
-"""Scores the rows of a file: `python -m modelyard.serving.batch PACKAGE INPUT OUTPUT`.
+"""Scores the rows of a file: `modelyard score PACKAGE INPUT OUTPUT`.
 
 Rows are checked as those of a request are, a bounded number at a time. OUTPUT (Parquet) has
 the columns of INPUT, and `row`, `score`, `class`, `version` and `package`; what does not fit
 the signature goes to the quarantine, with the `reason`. Both files appear whole, or not at all.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -13,15 +12,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from modelyard.documents import UserError
+from modelyard.cli import exit_on_sigterm
+from modelyard.cli.parser import Parser
 from modelyard.serving.batch.score import MAX_QUARANTINED_SHARE, Counts, score
 from modelyard.serving.batch.source import FORMATS
+from modelyard.serving.commands import SCORE
 
+MORE = (
+    "OUTPUT has the columns of INPUT, and row, score, class, version and package. What does not "
+    "fit the signature goes to the quarantine, with the reason. Both appear whole, or not at all."
+)
 PROGRESS_S = 1.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m modelyard.serving.batch", description=__doc__)
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(SCORE, MORE)
     parser.add_argument("package", type=Path, help="folder of a model package")
     parser.add_argument("input", type=Path, help=f"{', '.join(FORMATS)}, or a folder of them")
     parser.add_argument("output", type=Path, help="Parquet file, .parquet")
@@ -36,17 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     quarantine = options.quarantine or options.output.with_suffix(".quarantine.parquet")
     began = time.monotonic()
-    try:
+    with exit_on_sigterm():
         counts = score(
             options.package, options.input, options.output, quarantine,
             options.max_quarantined_share, _Progress(),
         )  # fmt: skip
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     if options.json:
         print(json.dumps(asdict(counts)))
         return 0

@@ -1,6 +1,6 @@
 """Refuses a model's name that would hide another Python package: a part of `make setup`.
 
-    python -m modelyard.pipeline.commands.names
+    modelyard check-name
 
 Run after the platform is installed and before the repo's own package is: from then on, an
 `import onnx` would find a model called onnx.
@@ -11,8 +11,13 @@ import keyword
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from importlib.metadata import Distribution, distributions, packages_distributions
 from pathlib import Path
+
+from modelyard.cli.parser import Parser
+from modelyard.documents import UserError
+from modelyard.pipeline.commands import CHECK_NAME
 
 
 def problem(root: Path) -> str:
@@ -43,18 +48,13 @@ def _is_at(installed: Distribution, root: Path) -> bool:
     return bool(origin) and json.loads(origin).get("url") == root.resolve().as_uri()
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
+    Parser(CHECK_NAME).parse_args(arguments)
     root = Path.cwd()
     if said := problem(root):
         name = tomllib.loads((root / "pyproject.toml").read_text())["project"]["name"]
-        print(
-            f"error: a model cannot be called {name}: {said}. The repo is not installed; make it "
-            "again by `copier copy` with another project_name",
-            file=sys.stderr,
+        raise UserError(
+            f"a model cannot be called {name}: {said}. The repo is not installed; make it "
+            "again by `copier copy` with another project_name"
         )
-        return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
