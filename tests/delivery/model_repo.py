@@ -14,10 +14,13 @@ import httpx
 import polars as pl
 import yaml
 
+from modelyard.delivery.local.folders import Folders
 from modelyard.delivery.local.process_supervisor import free_port, wait_until
 from modelyard.delivery.local.replay import Sender, body
 from modelyard.documents import ReleaseEvent
 from modelyard.documents import releases as read_releases
+from modelyard.documents.layout import STATE
+from modelyard.documents.package import REFERENCE, SCORE, SIGNATURE
 from modelyard.documents.signature import Number, Signature
 
 BIN = Path(sys.executable).parent
@@ -163,6 +166,10 @@ class Repo:
         last = self.events()[-1]
         return last.decision is None and (last.phase, last.weight) == (phase, weight)
 
+    def predictions(self, version: int) -> Path:
+        """The prediction log of a version's servers."""
+        return Folders("fixture", self.folder / STATE).predictions(version)
+
     def events(self) -> list[ReleaseEvent]:
         """Of the newest release."""
         return read_releases(self.folder / ".modelyard" / "releases")[-1]
@@ -172,6 +179,6 @@ def package(folder: Path) -> None:
     """What the release reads of a model package: scores are spread evenly from 0 to 1."""
     signature = Signature(task="regression", target="x", inputs=(Number(name="x"),))
     folder.mkdir(parents=True)
-    (folder / "signature.json").write_text(signature.model_dump_json())
+    (folder / SIGNATURE).write_text(signature.model_dump_json())
     values = [i / 97 for i in range(97)]
-    pl.DataFrame({"x": values, "score": values}).write_parquet(folder / "reference.parquet")
+    pl.DataFrame({"x": values, SCORE: values}).write_parquet(folder / REFERENCE)

@@ -1,11 +1,11 @@
 """Predictions of two versions: paired by request, and counted."""
 
-import json
 import math
 from pathlib import Path
 
 import polars as pl
 import pytest
+from delivery import logged
 
 from modelyard.delivery.evidence.counts import Pairs, Slice
 from modelyard.delivery.local.prediction_log import PredictionLog
@@ -13,6 +13,8 @@ from modelyard.delivery.local.predictions import SHADOW_ID, Answers
 from modelyard.delivery.local.reference import Reference, read_reference
 from modelyard.delivery.policy import Predictions
 from modelyard.documents import UserError
+from modelyard.documents import package as files
+from modelyard.documents.prediction_log import hidden
 from modelyard.documents.signature import Number, Signature
 
 REFERENCE = Reference(edges=(0.25, 0.5, 0.75, math.inf), spread=1.0)
@@ -20,13 +22,13 @@ REFERENCE = Reference(edges=(0.25, 0.5, 0.75, math.inf), spread=1.0)
 
 def log(folder: Path, *requests: tuple) -> None:
     """Each: id, time, scores of its rows, inputs of its rows (or none)."""
-    folder.mkdir(exist_ok=True)
-    with (folder / "log.jsonl").open("a") as file:
-        for request, time_, scores, *inputs in requests:
-            given = inputs[0] if inputs else [{}] * len(scores)
-            for row, (score, asked) in enumerate(zip(scores, given, strict=True)):
-                line = {"time": time_, "request_id": request, "row": row}
-                file.write(json.dumps(line | {"inputs": asked, "score": score}) + "\n")
+    rows: list[logged.Row] = []
+    for request, time_, scores, *inputs in requests:
+        given = [{"inputs": each} for each in inputs[0]] if inputs else [{}] * len(scores)
+        for row, (score, asked) in enumerate(zip(scores, given, strict=True)):
+            told = {"time": time_, "request_id": request, "row": row, "score": score}
+            rows.append(told | asked)
+    logged.write(folder, rows)
 
 
 def answers(folder: Path, since: float = 0.0, **gate: object) -> Answers:
@@ -48,11 +50,12 @@ def test_predictions_are_paired_by_request(tmp_path: Path) -> None:
     found = answers(tmp_path, since=9.0)
     pairs = read(found)
     assert (pairs.requests, pairs.disagreement) == (2, 1.0)
-    with (tmp_path / "c" / "log.jsonl").open("a") as file:
-        file.write('{"time": 12.0, "request_id": "c", "row": 0, "sco')
-    assert read(found) == pairs, "half a line waits"
-    with (tmp_path / "c" / "log.jsonl").open("a") as file:
-        file.write('re": null}\nnot json\n')
+    log(tmp_path / "other", ("c", 12.0, [None]))
+    [whole] = (tmp_path / "other").iterdir()
+    new = tmp_path / "c" / hidden(whole.name)
+    whole.rename(new)
+    assert read(found) == pairs, "a file that is being written waits"
+    new.rename(tmp_path / "c" / "v2-host-8-2000-000000.parquet")
     pairs = read(found)
     assert (pairs.requests, pairs.disagreement) == (3, 2.0), "no number is no agreement"
 
@@ -130,22 +133,13 @@ def test_live_scores_are_counted_one_a_request(tmp_path: Path) -> None:
     assert found.scores(1)[0.75] == 2 and found.pairs() is None
 
 
-def test_a_long_log_is_read_from_the_middle(tmp_path: Path) -> None:
-    for arm in ("s", "c"):
-        log(tmp_path / arm, *[(f"{i}", float(i), [0.5]) for i in range(20_000)])
-    log_ = PredictionLog(tmp_path / "s", since=19_000.0)
-    assert read(answers(tmp_path, since=19_000.0)).requests == 1000
-    assert len(log_.requests()) == 1000
-    assert log_._lines["log.jsonl"] == (tmp_path / "s" / "log.jsonl").stat().st_size
-
-
 def package(folder: Path, task: str, scores: dict[str, list], classes: tuple = ()) -> Path:
     folder.mkdir(exist_ok=True)
     signature = Signature.model_validate(
         {"task": task, "target": "y", "inputs": [Number(name="x")], "classes": classes}
     )
-    (folder / "signature.json").write_text(signature.model_dump_json())
-    pl.DataFrame(scores).write_parquet(folder / "reference.parquet")
+    (folder / files.SIGNATURE).write_text(signature.model_dump_json())
+    pl.DataFrame(scores).write_parquet(folder / files.REFERENCE)
     return folder
 
 

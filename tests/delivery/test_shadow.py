@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from delivery import logged
 from delivery.model_repo import POLICY, Repo, package
 
 from modelyard.delivery.local.envoy.xds import ARM_HEADER
@@ -24,11 +25,6 @@ def replaying(canary: str = "30s") -> dict:
         "shadow": {**POLICY["shadow"], "replay": True},
         "canary": {**POLICY["canary"], "max_duration": canary},
     }
-
-
-def logged(repo: Repo, version: int) -> list[dict]:
-    folder = repo.folder / f".modelyard/serving/v{version}/predictions"
-    return [json.loads(line) for f in folder.glob("*.jsonl") for line in f.read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -52,8 +48,8 @@ def test_logged_requests_decide_the_shadow_and_nothing_more(serving: Repo) -> No
     # The first was taken before the routes changed, and while the last copies were under way.
     assert len({c["candidate"]["requests"] for c in live[1:]}) == 1
 
-    sent = [row for row in logged(serving, 2) if row["time"] > events[0].time]
-    asked = {row["inputs"]["x"] for row in logged(serving, 1)}
+    sent = [row for row in logged.read(serving.predictions(2)) if row["time"] > events[0].time]
+    asked = {row["inputs"]["x"] for row in logged.read(serving.predictions(1))}
     assert sent and {row["inputs"]["x"] for row in sent} <= asked
     assert all(row["request_id"].startswith(SHADOW_ID) for row in sent), "nobody else asked"
 
@@ -81,11 +77,10 @@ def test_what_is_sent_into_a_shadow(tmp_path: Path) -> None:
     log = tmp_path / "log"
     reference = [json.loads(each)["rows"] for each in past_requests(log, tmp_path / "package")]
     assert len(reference) == 97 and reference[0] == [{"x": 0.0}], "before any traffic"
-    log.mkdir()
-    lines = [
+    rows = [
         {"time": float(i), "request_id": name, "row": row, "inputs": {"x": i}, "score": 0.0}
         for i, (name, row) in enumerate([("a", 0), ("a", 1), (f"{SHADOW_ID}1", 0), ("b", 0)])
     ]
-    (log / "1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    logged.write(log, rows)
     sent = [json.loads(each)["rows"] for each in past_requests(log, tmp_path / "package")]
     assert sent == [[{"x": 0}, {"x": 1}], [{"x": 3}]]

@@ -15,11 +15,12 @@ import torch
 from pipeline.flights import MONTHS, ROWS, Registered, configure, materialize
 
 from modelyard.documents import ReleaseEvent, UserError, verify_package
+from modelyard.documents.package import MODEL
 from modelyard.pipeline.config.gate import GatePolicy
 from modelyard.pipeline.data.content import HASH
 from modelyard.pipeline.data.tensors import encode
 from modelyard.pipeline.evaluation.champion import RESULT, Evaluation, evaluate, read_evaluation
-from modelyard.pipeline.evaluation.scoring import MODEL, load
+from modelyard.pipeline.evaluation.scoring import load
 from modelyard.pipeline.orchestration.assets import show_deployment, watch_releases
 from modelyard.pipeline.storage.workspace import Workspace
 from modelyard.pipeline.training.workdir import WEIGHTS

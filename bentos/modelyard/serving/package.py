@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from modelyard.documents import Manifest, Signature, UserError
-from modelyard.documents.package import MANIFEST, SIGNATURE
+from modelyard.documents.layout import PACKAGES, STATE, StateFolder
+from modelyard.documents.package import MANIFEST, read_signature
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ def find_package(service_folder: Path) -> Package:
     """
     if named := os.environ.get("MODELYARD_PACKAGE"):
         return read_package(Path(named))
-    packed = service_folder / "packages"
-    registered = service_folder.parent / ".modelyard" / "packages"
+    packed = service_folder / PACKAGES
+    registered = StateFolder(service_folder.parent / STATE).packages
     return read_package(newest(packed if packed.is_dir() else registered))
 
 
@@ -59,7 +60,7 @@ def read_package(path: Path) -> Package:
     try:
         document = (path / MANIFEST).read_bytes()
         manifest = Manifest.model_validate_json(document)
-        signature = Signature.model_validate_json((path / SIGNATURE).read_bytes())
+        signature = read_signature(path)
     except OSError as error:
         raise UserError(f"model package {path}: {error.strerror}: {error.filename}") from None
     except ValidationError as error:

@@ -1,5 +1,7 @@
 """The documents by which the rooms meet: model package, settings files, release record.
 
+Names that they agree on, too: `http`, `metrics`, `prediction_log`, `layout`.
+
 The rooms (`modelyard.pipeline`, `modelyard.serving`, `modelyard.delivery`) never
 import one another. What one writes and another reads is defined here once.
 """

@@ -1,10 +1,6 @@
 """The model package: a folder that the pipeline writes and serving reads.
 
-`model.pt2` (a `torch.export` archive, preprocessing inside the graph), the same graph as
-`model.onnx` where ONNX can express it, `signature.json`, `manifest.json`,
-`reference.parquet` (rows of the frozen test set with the inputs and, in `score` or
-`score_<class>`, what the trainer predicted for them) and `model_card.md` with its plots. The
-manifest lists every other file with its SHA-256, so the hash of the manifest names the whole
+The manifest lists every other file with its SHA-256, so the hash of the manifest names the whole
 package.
 """
 
@@ -17,8 +13,22 @@ from modelyard.documents.errors import UserError
 from modelyard.documents.files import sha256
 from modelyard.documents.signature import Signature
 
-MANIFEST = "manifest.json"
+MODEL = "model.pt2"
+"""a `torch.export` archive, preprocessing inside the graph"""
+ONNX = "model.onnx"
+"""the same graph, where ONNX can express it"""
 SIGNATURE = "signature.json"
+MANIFEST = "manifest.json"
+REFERENCE = "reference.parquet"
+"""rows of the frozen test set: the inputs, and in `score_columns` what the trainer predicted"""
+CARD = "model_card.md"
+"""with its plots in `plots/`"""
+
+SCORE = "score"
+"""what a model's output is called wherever it has a name: columns, answers, metrics"""
+SCORE_TOLERANCE = 1e-4
+"""within which scores of one model are the same, whatever runtime computes them; relative above
+1 (`modelyard.coding.same_scores`)"""
 
 
 class Manifest(BaseModel):
@@ -48,6 +58,22 @@ class Manifest(BaseModel):
     """distribution → version"""
     files: dict[str, str] = {}
     """path in the package → SHA-256"""
+
+
+def score_columns(signature: Signature) -> list[str]:
+    """Of a package's reference: `score`, or `score_<class>` for each class in their order."""
+    if signature.task != "multiclass":
+        return [SCORE]
+    return [f"{SCORE}_{name}" for name in signature.classes]
+
+
+def read_signature(package: Path) -> Signature:
+    """
+    Raises:
+        OSError: there is none, or it can't be read.
+        ValidationError: it is no signature.
+    """
+    return Signature.model_validate_json((package / SIGNATURE).read_bytes())
 
 
 def write_manifest(package: Path, manifest: Manifest) -> str:
@@ -85,7 +111,7 @@ def verify_package(package: Path) -> tuple[Manifest, Signature, str]:
                     f"model package {package}: {', '.join(sorted(names))}: {what}; "
                     "take the package from the registry again"
                 )
-        signature = Signature.model_validate_json((package / SIGNATURE).read_bytes())
+        signature = read_signature(package)
     except FileNotFoundError as error:
         raise UserError(
             f"model package {package}: {Path(error.filename).name} is missing; "

@@ -83,7 +83,8 @@ class Trained:
 
     @cached_property
     def _scorer(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        from modelyard.pipeline.evaluation.scoring import MODEL, load
+        from modelyard.documents.package import MODEL
+        from modelyard.pipeline.evaluation.scoring import load
         from modelyard.pipeline.packaging.torch_export import export
         from modelyard.pipeline.training.workdir import WEIGHTS
 

@@ -17,6 +17,8 @@ from typing import Any
 from modelyard.delivery.evidence.counts import Arm, Counts
 from modelyard.delivery.policy import Metrics
 from modelyard.delivery.ports import Routes
+from modelyard.documents.http import PREDICT_ROUTE
+from modelyard.documents.metrics import DURATION, ENDPOINT, REQUEST_SCORE, REQUESTS, STATUS
 
 _LONGEST_S = 24 * 3600  # that a window reaches back at most
 _MARGIN_S = 30  # a window reaches back a few scrapes before the time that it is to cover
@@ -24,7 +26,7 @@ _MARGIN_S = 30  # a window reaches back a few scrapes before the time that it is
 _PODS = (
     'namespace="$namespace",app_kubernetes_io_name="$model",app_kubernetes_io_version="$version"'
 )
-_ASKED = f'{_PODS},endpoint="/predict"'
+_ASKED = f'{_PODS},{ENDPOINT}="{PREDICT_ROUTE}"'
 _ENVOY = 'envoy_cluster_name=~"$clusters"'
 BLIND = (
     "the servers count (metrics.source: servers): a request that dies before one, or with it, is "
@@ -46,17 +48,11 @@ class Queries:
 
 
 SERVERS = Queries(
-    requests=(
-        "sum by (http_response_code) "
-        f"(last_over_time(bentoml_service_request_total{{{_ASKED}}}[$window]))"
-    ),
-    latency=(
-        "sum by (le) "
-        f"(last_over_time(bentoml_service_request_duration_seconds_bucket{{{_ASKED}}}[$window]))"
-    ),
+    requests=(f"sum by ({STATUS}) (last_over_time({REQUESTS}_total{{{_ASKED}}}[$window]))"),
+    latency=(f"sum by (le) (last_over_time({DURATION}_bucket{{{_ASKED}}}[$window]))"),
     latency_unit="s",
-    scores=f"sum by (le) (last_over_time(modelyard_request_score_bucket{{{_PODS}}}[$window]))",
-    resets=f"sum(resets(bentoml_service_request_total{{{_ASKED}}}[$window]))",
+    scores=f"sum by (le) (last_over_time({REQUEST_SCORE}_bucket{{{_PODS}}}[$window]))",
+    resets=f"sum(resets({REQUESTS}_total{{{_ASKED}}}[$window]))",
     # A pod that does not answer the scrape may be failing its users as well, and counts nothing:
     # the others must not prove the version. Pods that come or go pause the evidence.
     age=f"max(time() - timestamp(up{{{_PODS}}})) and (min(up{{{_PODS}}}) > 0)",
@@ -70,10 +66,7 @@ ENVOY_GATEWAY = replace(
         "sum by (envoy_response_code_class) "
         f"(last_over_time(envoy_cluster_upstream_rq_xx{{{_ENVOY}}}[$window]))"
     ),
-    resets=(
-        f"sum(resets({_TOTAL}[$window]) or resets(bentoml_service_request_total{{{_ASKED}}}"
-        "[$window]))"
-    ),
+    resets=(f"sum(resets({_TOTAL}[$window]) or resets({REQUESTS}_total{{{_ASKED}}}[$window]))"),
     # The older of the two; nothing where either is not scraped. What fails at a pod that does not
     # answer its scrape is counted by the Envoys, so it pauses nothing.
     age=f"({_SCRAPED} >= {_ENVOYS_SCRAPED}) or ({_ENVOYS_SCRAPED} and {_SCRAPED})",

@@ -22,6 +22,7 @@ from modelyard.delivery.manifests import objects
 from modelyard.delivery.manifests.objects import PROBE_HEADER, PROBE_PATH, Manifest, Target
 from modelyard.delivery.policy import RELEASE_FILE, Kubernetes
 from modelyard.documents import UserError
+from modelyard.documents.http import VERSION_HEADER
 
 if TYPE_CHECKING:
     import httpx
@@ -147,7 +148,7 @@ def answer(url: str, host: str, token: str) -> Answer:
         return Answer(url, detail=_told(error), connected=False)
     except httpx.HTTPError as error:
         return Answer(url, detail=_told(error))
-    version = sent.headers.get("x-model-version")
+    version = sent.headers.get(VERSION_HEADER)
     return Answer(url, sent.status_code, version, " ".join(sent.text.split())[:120])
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Self
 
 from modelyard.delivery.local.envoy.process import Envoy
-from modelyard.delivery.local.folders import STATE, Folders
+from modelyard.delivery.local.folders import Folders
 from modelyard.delivery.local.servers import BentoServers
 from modelyard.delivery.policy import Local
+from modelyard.documents.layout import STATE
 
 
 @dataclass(frozen=True)

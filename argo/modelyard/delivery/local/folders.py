@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from modelyard.documents import UserError
-
-STATE = Path(".modelyard")
+from modelyard.documents.layout import STATE, StateFolder, bento_package, bentos
 
 
 class Folders:
@@ -13,7 +12,7 @@ class Folders:
     def __init__(self, model: str, state: Path = STATE) -> None:
         """Args: model: the name of the Bentos."""
         root = state.absolute()
-        self.bentos = root / "bentoml" / "bentos" / model
+        self.bentos = bentos(StateFolder(root).bento_home, model)
         self.serving = root / "serving"
         self.envoy = self.serving / "envoy"
 
@@ -22,7 +21,7 @@ class Folders:
 
     def package(self, version: int) -> Path:
         """The model package in the Bento."""
-        return self.bento(version) / "src" / "packages" / str(version)
+        return bento_package(self.bento(version), version)
 
     def server(self, version: int) -> Path:
         """What the servers of a version write; another one has a folder of its own."""
@@ -47,6 +46,7 @@ def latest(model: str, state: Path = STATE) -> int:
     found = Folders(model, state).built()
     if not found:
         raise UserError(
-            f"no Bento of {model} in {state / 'bentoml'}; train a model and run `make bento`"
+            f"no Bento of {model} in {StateFolder(state).bento_home}; "
+            "train a model and run `make bento`"
         )
     return max(found)

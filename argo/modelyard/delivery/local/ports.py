@@ -7,13 +7,13 @@ outlives the command, so users are served between releases and while no controll
 from pathlib import Path
 
 from modelyard.delivery.local.data_plane import DataPlane
-from modelyard.delivery.local.folders import STATE
 from modelyard.delivery.local.record import FileRecord
 from modelyard.delivery.local.router import EnvoyRouter
 from modelyard.delivery.local.shadow_replay import ShadowReplay
 from modelyard.delivery.local.source import EnvoySource
 from modelyard.delivery.policy import Local
 from modelyard.delivery.ports import Ports
+from modelyard.documents.layout import STATE
 
 
 def local_ports(model: str, environment: Local, state: Path = STATE) -> Ports:

@@ -1,27 +1,17 @@
-"""A version's prediction log, read request by request while it is being written.
+"""A version's prediction log, read request by request while it is being written."""
 
-A log is a folder of either kind of file, or both:
-
-- Parquet, `v{version}-{host}-{pid}-{start}-{n:06d}.parquet`: there complete or not at all.
-  Columns: `time` f64 (s since the epoch), `request_id` str, `row` i32, `inputs` struct,
-  `score` f64 or list<f64>; others are left alone.
-- JSON lines, `*.jsonl`, with the same keys; the last line may be half-written.
-
-A request's rows stand together, in order, in one file; row 0 begins a request.
-"""
-
-import itertools
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-_COLUMNS = ("time", "request_id", "row", "inputs", "score")
-_TAIL_BYTES = 8 << 20
-_NEEDED = {"time", "request_id", "row", "score"}
+from modelyard.documents.package import SCORE
+from modelyard.documents.prediction_log import INPUTS, REQUEST_ID, ROW, TIME, is_whole
+
+_NEEDED = {TIME, REQUEST_ID, ROW, SCORE}
+"""columns; `INPUTS` may be missing"""
 
 
 @dataclass(frozen=True)
@@ -48,10 +38,8 @@ class PredictionLog:
     def __init__(self, folder: Path, since: float) -> None:
         self.folder = folder
         self.since = since
-        self._lines: dict[str, int] = {}
-        """JSON-lines file → bytes of it that are done with"""
-        self._tables: set[str] = set()
-        """Parquet files that are done with"""
+        self._read: set[str] = set()
+        """files that are done with"""
 
     def requests(self) -> list[Request]:
         """What was logged since the last call, and answered at or after `since`.
@@ -60,34 +48,17 @@ class PredictionLog:
         """
         found: list[Request] = []
         # There can be very many files by now: only the new ones are worth a thought.
-        for name in sorted(_names(self.folder) - self._tables):
-            path = self.folder / name
-            if name.endswith(".jsonl"):
-                found += self._new_lines(path)
-            else:
-                self._tables.add(name)
-                found += _requests(_table(path, self.since), self.since)
+        for name in sorted(_names(self.folder) - self._read):
+            self._read.add(name)
+            found += _requests(_table(self.folder / name, self.since))
         return found
-
-    def _new_lines(self, path: Path) -> list[Request]:
-        with path.open("rb") as file:
-            if path.name not in self._lines:
-                self._lines[path.name] = _first_after(file, self.since)
-            file.seek(self._lines[path.name])
-            whole = file.read().rpartition(b"\n")[0]
-        if not whole:
-            return []
-        self._lines[path.name] += len(whole) + 1
-        return _requests(filter(None, map(_parse, whole.split(b"\n"))), self.since)
 
 
 def _names(folder: Path) -> set[str]:
     try:
-        names = os.listdir(folder)
+        return set(filter(is_whole, os.listdir(folder)))
     except FileNotFoundError:
         return set()
-    wanted = (".jsonl", ".parquet")
-    return {name for name in names if name.endswith(wanted) and not name.startswith(".")}
 
 
 def latest_requests(folder: Path, most: int, without: str = "") -> list[Request]:
@@ -95,22 +66,20 @@ def latest_requests(folder: Path, most: int, without: str = "") -> list[Request]
     found: list[Request] = []
     paths = [folder / name for name in _names(folder)]
     for path in sorted(paths, key=_modified, reverse=True):
-        rows = _tail(path) if path.suffix == ".jsonl" else _table(path, 0.0)
-        found += [r for r in _requests(rows, 0.0) if not (without and r.id.startswith(without))]
+        requests = _requests(_table(path, 0.0))
+        found += [r for r in requests if not (without and r.id.startswith(without))]
         if len(found) >= most:
             break
     return found[-most:]
 
 
-def _requests(rows: Iterable[dict[str, Any]], since: float) -> list[Request]:
+def _requests(rows: Iterable[dict[str, Any]]) -> list[Request]:
     found: list[Request] = []
     for row in rows:
-        if row["time"] < since:
-            continue
-        if row["row"] == 0 or not found or found[-1].id != row["request_id"]:
-            found.append(Request(str(row["request_id"])))
-        found[-1].inputs.append(row.get("inputs") or {})
-        found[-1].scores.append(_numbers(row["score"]))
+        if row[ROW] == 0 or not found or found[-1].id != row[REQUEST_ID]:
+            found.append(Request(str(row[REQUEST_ID])))
+        found[-1].inputs.append(row.get(INPUTS) or {})
+        found[-1].scores.append(_numbers(row[SCORE]))
     return found
 
 
@@ -136,22 +105,13 @@ def _table(path: Path, since: float) -> Iterator[dict[str, Any]]:
     try:
         if path.stat().st_mtime < since:
             return
-        there = [c for c in _COLUMNS if c in pl.read_parquet_schema(path)]
-        if not _NEEDED <= set(there):
+        there = pl.read_parquet_schema(path).keys() & {*_NEEDED, INPUTS}
+        if not _NEEDED <= there:
             return
-        yield from pl.read_parquet(path, columns=there).filter(pl.col("time") >= since).to_dicts()
+        rows = pl.read_parquet(path, columns=sorted(there)).filter(pl.col(TIME) >= since)
+        yield from rows.to_dicts()
     except (OSError, pl.exceptions.PolarsError):
         return
-
-
-def _tail(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole requests among the last lines of a file."""
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
-        if file.tell():
-            file.readline()
-        rows = filter(None, map(_parse, file))
-        yield from itertools.dropwhile(lambda row: row["row"] != 0, rows)
 
 
 def _modified(path: Path) -> float:
@@ -159,33 +119,3 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """None for a line that is no prediction, such as one that a crash cut off."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(row, dict) or not _NEEDED <= row.keys():
-        return None
-    return row if isinstance(row["time"], int | float) else None
-
-
-def _first_after(file: BinaryIO, since: float) -> int:
-    """Where the first line not before `since` may begin: lines are in order of time, so by
-    bisection over the bytes. A stable version's log can hold days."""
-    low, high = 0, file.seek(0, 2)
-    while high - low > 1 << 16:
-        middle = (low + high) // 2
-        file.seek(middle)
-        file.readline()
-        row = _parse(file.readline())
-        if row is not None and row["time"] < since:
-            low = middle
-        else:
-            high = middle
-    file.seek(low)
-    if low:
-        file.readline()
-    return file.tell()

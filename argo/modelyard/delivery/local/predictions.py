@@ -5,7 +5,6 @@ requests: their answers, paired by request id and compared row by row.
 """
 
 import math
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from modelyard.delivery.evidence.counts import Disagreement, Pairs, Slice
 from modelyard.delivery.local.prediction_log import PredictionLog, Request
 from modelyard.delivery.local.reference import Reference, one_number
 from modelyard.delivery.policy import Predictions
+from modelyard.documents.prediction_log import sampled_row
 
 SHADOW_ID = "modelyard-shadow-"
 """begins the id of a request that was sent into the shadow alone: paired, but no live score"""
@@ -159,8 +159,8 @@ def _take(waiting: _Waiting, one: Request) -> Request | None:
 
 
 def _score(request: Request) -> float:
-    """Of one of its rows: those of one request are too much alike to count as many answers."""
-    row = zlib.crc32(request.id.encode()) % len(request.scores)
+    """Of its sampled row."""
+    row = sampled_row(request.id, len(request.scores))
     return one_number(request.scores[row])
 
 

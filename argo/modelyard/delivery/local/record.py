@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from modelyard.delivery.local.folders import STATE
 from modelyard.documents import ReleaseEvent, UserError, read_record
 from modelyard.documents import releases as read_releases
+from modelyard.documents.layout import STATE, StateFolder
 
 
 class FileRecord:
     """One JSON-lines file a release, in `releases/`."""
 
     def __init__(self, state: Path = STATE) -> None:
-        self.folder = state.absolute() / "releases"
+        self.folder = StateFolder(state.absolute()).releases
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from modelyard.documents import Signature, UserError
-from modelyard.documents.package import SIGNATURE
-
-_BUCKETS = 20
+from modelyard.documents import UserError
+from modelyard.documents.metrics import SCORE_LEVELS
+from modelyard.documents.package import REFERENCE, read_signature, score_columns
 
 
 @dataclass(frozen=True)
@@ -46,17 +45,16 @@ def read_reference(package: Path) -> Reference:
     import polars as pl
 
     try:
-        signature = _signature(package)
-        several = signature.task == "multiclass"
-        columns = [f"score_{c}" for c in signature.classes] if several else ["score"]
-        scores = pl.read_parquet(package / "reference.parquet", columns=columns).to_numpy()
+        signature = read_signature(package)
+        columns = score_columns(signature)
+        scores = pl.read_parquet(package / REFERENCE, columns=columns).to_numpy()
     except (OSError, ValidationError, pl.exceptions.PolarsError) as error:
         raise _no(package, "scores", error) from None
     scores = scores[np.isfinite(scores).all(axis=1)]
     if not len(scores):
-        raise UserError(f"model package {package}: no reference scores in reference.parquet")
-    shares = np.arange(1, _BUCKETS) / _BUCKETS
-    inner = np.quantile(scores, shares) if signature.task == "regression" else shares
+        raise UserError(f"model package {package}: no reference scores in {REFERENCE}")
+    levels = SCORE_LEVELS[:-1]
+    inner = np.quantile(scores, levels) if signature.task == "regression" else levels
     edges = sorted({round(float(edge), 9) for edge in inner})
     spread = math.sqrt(float(np.var(scores, axis=0).sum()))
     return Reference(edges=(*edges, math.inf), spread=spread)
@@ -71,16 +69,12 @@ def reference_rows(package: Path, most: int) -> list[dict[str, Any]]:
     import polars as pl
 
     try:
-        signature = _signature(package)
+        signature = read_signature(package)
         columns = [each.name for each in signature.inputs]
-        rows = pl.read_parquet(package / "reference.parquet", columns=columns, n_rows=most)
+        rows = pl.read_parquet(package / REFERENCE, columns=columns, n_rows=most)
     except (OSError, ValidationError, pl.exceptions.PolarsError) as error:
         raise _no(package, "rows", error) from None
     return rows.to_dicts()
-
-
-def _signature(package: Path) -> Signature:
-    return Signature.model_validate_json((package / SIGNATURE).read_bytes())
 
 
 def _no(package: Path, what: str, error: Exception) -> UserError:

@@ -16,6 +16,7 @@ import httpx
 from modelyard.delivery.evidence.looks import Users
 from modelyard.delivery.local.envoy.xds import ARM_HEADER
 from modelyard.documents import UserError
+from modelyard.documents.http import MODEL_ROUTE, PREDICT_ROUTE
 
 _MOST_ROWS = 20_000
 _MOST_AT_ONCE = 200
@@ -100,7 +101,9 @@ class Sender:
     async def ask(self, client: httpx.AsyncClient, body: bytes) -> bool:
         """Send one request; whether it was answered well."""
         try:
-            reply = await client.post(f"{self.url}/predict", content=body, headers=self._headers())
+            reply = await client.post(
+                f"{self.url}{PREDICT_ROUTE}", content=body, headers=self._headers()
+            )
             return reply.is_success
         except httpx.HTTPError:
             return False
@@ -152,7 +155,7 @@ class _Probe:
     """Asks stable for its metadata ten times a second, past the weights but through Envoy."""
 
     def __init__(self, url: str) -> None:
-        self._url = f"{url}/model"
+        self._url = url + MODEL_ROUTE
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self.downtime_s = 0.0

@@ -12,6 +12,8 @@ from modelyard.delivery.local.process_supervisor import Server, free_port, wait_
 from modelyard.delivery.local.reference import read_reference
 from modelyard.delivery.policy import Gates
 from modelyard.documents import UserError
+from modelyard.documents.http import MODEL_ROUTE, READINESS_ROUTE
+from modelyard.documents.prediction_log import FLUSH_VARIABLE, PLACE_VARIABLE
 
 _DRAIN_S = 10.0
 _HEALTH_S = 0.5
@@ -63,8 +65,8 @@ class BentoServers:
             {
                 "BENTOML_HOME": str(home),
                 "BENTOML_DO_NOT_TRACK": "True",
-                "MODELYARD_PREDICTION_LOG": str(log),
-                "MODELYARD_PREDICTION_LOG_FLUSH": _FLUSH_S,
+                PLACE_VARIABLE: str(log),
+                FLUSH_VARIABLE: _FLUSH_S,
                 # Servers share this machine with each other and with the replayed traffic.
                 "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
             },
@@ -82,13 +84,15 @@ class BentoServers:
             return Health(status="failed", detail=ended, ready=0)
         url = f"http://127.0.0.1:{facts['port']}"
         try:
-            reply = self._client.get(f"{url}/readyz")
+            reply = self._client.get(f"{url}{READINESS_ROUTE}")
         except httpx.HTTPError as error:
             # One that is busy answers late: that is not to be silent.
             ready = None if isinstance(error, httpx.ReadTimeout) else 0
-            return self._starting(server, f"{type(error).__name__} at {url}/readyz", ready)
+            return self._starting(
+                server, f"{type(error).__name__} at {url}{READINESS_ROUTE}", ready
+            )
         if reply.status_code != 200:
-            return self._starting(server, f"{url}/readyz says {reply.status_code}", 0)
+            return self._starting(server, f"{url}{READINESS_ROUTE} says {reply.status_code}", 0)
         return self._identify(version, url, server)
 
     def stop(self, version: int) -> None:
@@ -124,10 +128,12 @@ class BentoServers:
         if token in self._identified:
             return Health(status="ready", ready=1)
         try:
-            reply = self._client.get(f"{url}/model")
+            reply = self._client.get(f"{url}{MODEL_ROUTE}")
             says = reply.raise_for_status().json()["version"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            return self._starting(server, f"{url}/model: {type(error).__name__}: {error}", None)
+            return self._starting(
+                server, f"{url}{MODEL_ROUTE}: {type(error).__name__}: {error}", None
+            )
         if says != version:
             return Health(
                 status="failed", detail=f"the server of version {version} says it is {says}"

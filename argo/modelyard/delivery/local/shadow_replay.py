@@ -16,6 +16,7 @@ from modelyard.delivery.local.predictions import SHADOW_ID
 from modelyard.delivery.local.process_supervisor import wait_until
 from modelyard.delivery.local.reference import reference_rows
 from modelyard.delivery.local.replay import Sender, body
+from modelyard.documents.http import REQUEST_ID_HEADER
 
 _MOST = 5000
 _MEASURE_S = 1.0
@@ -87,4 +88,4 @@ def past_requests(log: Path, package: Path) -> list[bytes]:
 
 
 def _headers() -> dict[str, str]:
-    return {ARM_HEADER: "shadow", "x-request-id": f"{SHADOW_ID}{uuid.uuid4()}"}
+    return {ARM_HEADER: "shadow", REQUEST_ID_HEADER: f"{SHADOW_ID}{uuid.uuid4()}"}

@@ -16,6 +16,13 @@ from typing import Any
 import yaml
 
 from modelyard.delivery.policy import SCRAPE_S, is_range
+from modelyard.documents.http import (
+    LIVENESS_ROUTE,
+    METRICS_ROUTE,
+    MODEL_ROUTE,
+    READINESS_ROUTE,
+    VERSION_HEADER,
+)
 from modelyard.documents.version import versioned_name
 
 Manifest = dict[str, Any]
@@ -33,7 +40,7 @@ RELEASE_PODS = {
 }
 """labels of the pods of a workflow"""
 PROBE_HEADER = "x-modelyard-probe"
-PROBE_PATH = "/model"  # of the server's own routes the one that costs nothing and tells its version
+PROBE_PATH = MODEL_ROUTE  # the server's only route that costs nothing and tells its version
 
 # Pod Security "restricted": https://kubernetes.io/docs/concepts/security/pod-security-standards/
 RESTRICTED_CONTAINER: Manifest = {
@@ -244,7 +251,7 @@ def pod_monitor(target: Target) -> Manifest:
                 # BentoML's own label `endpoint` (the path) must not give way to the operator's.
                 {
                     "port": "http",
-                    "path": "/metrics",
+                    "path": METRICS_ROUTE,
                     "interval": f"{SCRAPE_S}s",
                     "honorLabels": True,
                 }
@@ -421,9 +428,9 @@ def _pod(target: Target, version: int, image: str) -> Manifest:
                     "requests": {"cpu": target.cpu, "memory": target.memory},
                     "limits": {"memory": target.memory},
                 },
-                "startupProbe": _probe("/readyz", periodSeconds=5, failureThreshold=36),
-                "readinessProbe": _probe("/readyz", periodSeconds=5, failureThreshold=2),
-                "livenessProbe": _probe("/livez", periodSeconds=10, failureThreshold=3),
+                "startupProbe": _probe(READINESS_ROUTE, periodSeconds=5, failureThreshold=36),
+                "readinessProbe": _probe(READINESS_ROUTE, periodSeconds=5, failureThreshold=2),
+                "livenessProbe": _probe(LIVENESS_ROUTE, periodSeconds=10, failureThreshold=3),
                 # The Gateway still sends requests while it learns that the pod goes.
                 "lifecycle": {"preStop": {"sleep": {"seconds": 15}}},
                 "securityContext": RESTRICTED_CONTAINER,
@@ -456,7 +463,7 @@ def _weighted(target: Target, version: int, weight: int) -> Manifest:
     backend = _backend(target, version) | {"weight": weight}
     if not target.cluster_a_backend:
         return backend
-    header = {"set": [{"name": "x-model-version", "value": str(version)}]}
+    header = {"set": [{"name": VERSION_HEADER, "value": str(version)}]}
     return backend | {
         "filters": [{"type": "ResponseHeaderModifier", "responseHeaderModifier": header}]
     }

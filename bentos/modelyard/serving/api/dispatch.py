@@ -6,6 +6,7 @@ request of `/predict` or `/model` does not pass through it. All else is BentoML'
 
 from collections.abc import Awaitable, Callable
 
+from modelyard.documents.http import METRICS_ROUTE, MODEL_ROUTE, PREDICT_ROUTE
 from modelyard.serving.api.routes import Receive, Scope, Send, worker
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -17,8 +18,8 @@ class Dispatch:
     def __init__(self, bento: App, routes: App, prefix: str) -> None:
         self._bento = bento
         self._routes = routes
-        self._own = frozenset((f"{prefix}/predict", f"{prefix}/model"))
-        self._metrics = f"{prefix}/metrics"
+        self._own = frozenset((prefix + PREDICT_ROUTE, prefix + MODEL_ROUTE))
+        self._metrics = prefix + METRICS_ROUTE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

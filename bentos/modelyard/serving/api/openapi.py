@@ -3,20 +3,26 @@
 from typing import Any
 
 from modelyard.documents import Signature
+from modelyard.documents.http import (
+    MODEL_ROUTE,
+    PREDICT_ROUTE,
+    REQUEST_ID_HEADER,
+    VERSION_HEADER,
+)
 from modelyard.serving.codec.schemas import openapi_schema
 from modelyard.serving.codec.types import ARROW, JSON
 
 SCHEMAS = "#/components/schemas/"
 REQUEST_ID = {
-    "name": "x-request-id",
+    "name": REQUEST_ID_HEADER,
     "in": "header",
     "required": False,
     "description": "Printable, at most 128 characters; made where it is missing. Echoed.",
     "schema": {"type": "string"},
 }
 HEADERS = {
-    "x-request-id": {"required": True, "schema": {"type": "string"}},
-    "x-model-version": {"required": True, "schema": {"type": "integer"}},
+    REQUEST_ID_HEADER: {"required": True, "schema": {"type": "string"}},
+    VERSION_HEADER: {"required": True, "schema": {"type": "integer"}},
 }
 REFUSALS = {
     "400": "The body is not of its content type, or has neither `rows` nor `columns`.",
@@ -123,7 +129,7 @@ def paths(signature: Signature) -> dict[str, Any]:
     )
     answer["content"][ARROW] = stream
     return {
-        "/predict": {
+        PREDICT_ROUTE: {
             "post": {
                 "operationId": "predict",
                 "tags": ["Service APIs"],
@@ -133,7 +139,7 @@ def paths(signature: Signature) -> dict[str, Any]:
                 "responses": {"200": answer, **failures},
             }
         },
-        "/model": {
+        MODEL_ROUTE: {
             "get": {
                 "operationId": "model",
                 "tags": ["Service APIs"],

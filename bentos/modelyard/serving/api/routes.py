@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import bentoml
 from pydantic_core import to_json
 
+from modelyard.documents.http import PREDICT_ROUTE, REQUEST_ID_HEADER
 from modelyard.serving.api.limits import LATE, MOST_BUFFERED, Admission
 from modelyard.serving.codec.errors import Refusal, RowError
 from modelyard.serving.codec.types import JSON
@@ -23,6 +24,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 RETRY_AFTER_S = 1
+REQUEST_ID = REQUEST_ID_HEADER.encode()
 
 logger = logging.getLogger("bentoml.modelyard")
 
@@ -60,7 +62,7 @@ class Routes:
     """`POST /predict` and `GET /model`."""
 
     def __init__(self, prefix: str) -> None:
-        self._predict = f"{prefix}/predict"
+        self._predict = prefix + PREDICT_ROUTE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
@@ -68,7 +70,7 @@ class Routes:
         kind, coding, given = _asked(scope["headers"])
         request_id = _request_id(given)
         predict, status = scope["path"] == self._predict, 200
-        headers = [(b"x-request-id", request_id.encode()), service.version_header]
+        headers = [(REQUEST_ID, request_id.encode()), service.version_header]
         if service.draining:
             headers.append((b"connection", b"close"))
         try:
@@ -115,7 +117,7 @@ def refusal(headers: list[tuple[bytes, bytes]]) -> bytes | None:
     for name, value in headers:
         if name == b"content-length":
             size = int(value)
-        elif name == b"x-request-id":
+        elif name == REQUEST_ID:
             given = value
     if not service.admission.full(size):
         service.admission.expect(size)
@@ -124,7 +126,7 @@ def refusal(headers: list[tuple[bytes, bytes]]) -> bytes | None:
     body = _error(str(Overload(service.admission.waiting)))
     lines = (
         b"HTTP/1.1 503 Service Unavailable",
-        b"x-request-id: " + _request_id(given).encode(),
+        REQUEST_ID + b": " + _request_id(given).encode(),
         b"%s: %s" % service.version_header,
         b"retry-after: %d" % RETRY_AFTER_S,
         b"content-type: " + JSON.encode(),
@@ -166,7 +168,7 @@ def _asked(headers: list[tuple[bytes, bytes]]) -> tuple[str, str, bytes]:
     for name, value in headers:
         if name == b"content-type":
             kind = value.decode("latin-1").partition(";")[0].strip().lower()
-        elif name == b"x-request-id":
+        elif name == REQUEST_ID:
             given = value
         elif name == b"content-encoding":
             coding = value.decode("latin-1").strip().lower()

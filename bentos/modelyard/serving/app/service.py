@@ -18,6 +18,8 @@ from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
 
 from modelyard.documents import UserError
+from modelyard.documents.http import PREDICT_ROUTE, VERSION_HEADER
+from modelyard.documents.metrics import NAMESPACE
 from modelyard.serving.api import openapi
 from modelyard.serving.api.limits import (
     BODY_S,
@@ -71,7 +73,7 @@ class ModelService:
         self.problem = "the model is being loaded"
         self.draining = False
         self.admission = Admission(self.max_waiting or MOST)
-        self.version_header = (b"x-model-version", str(self.package.version).encode())
+        self.version_header = (VERSION_HEADER.encode(), str(self.package.version).encode())
         self.predictor: Predictor | None = None
 
     @property
@@ -193,7 +195,7 @@ def service(
             "logging": {"access": {"enabled": False}},
             "metrics": {
                 "enabled": True,
-                "namespace": "bentoml_service",
+                "namespace": NAMESPACE,
                 "duration": {"buckets": buckets.DURATION_S},
             },
         }
@@ -227,7 +229,7 @@ class _Service(bentoml.Service):
         for middleware in reversed(asked):
             routes = middleware.cls(routes, *middleware.args, **middleware.kwargs)
         # Middleware that was asked for would miss the refusals.
-        install(f"{prefix}/predict", None if asked else refusal)
+        install(prefix + PREDICT_ROUTE, None if asked else refusal)
         app.user_middleware = [by_route(middleware) for middleware in app.user_middleware]
         return Dispatch(app, routes, prefix)
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modelyard.documents import UserError
+from modelyard.documents.package import SCORE
 from modelyard.serving.batch.source import Source
 from modelyard.serving.codec.arrow_codec import ArrowDecoder
 from modelyard.serving.inference.model import Model
@@ -59,7 +60,7 @@ class Scorer:
         self._decoder = ArrowDecoder(package.signature)
         signature = package.signature
         number = pa.list_(pa.float32()) if signature.task == "multiclass" else pa.float32()
-        self._added = [pa.field("score", number)]
+        self._added = [pa.field(SCORE, number)]
         if signature.classes:
             self._added.append(pa.field("class", pa.string()))
         self._added += [pa.field("version", pa.int32()), pa.field("package", pa.string())]

@@ -18,6 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.documents import UserError, releases, verify_package
+from modelyard.documents.layout import (
+    PACKAGES,
+    SOURCE,
+    STATE,
+    StateFolder,
+    bento_tag,
+    bentos,
+)
+from modelyard.documents.package import CARD
 from modelyard.serving.bento.closure import pinned, write_wheel
 from modelyard.serving.bento.hashes import file_hash, hashed, shipped_pin
 from modelyard.serving.bento.sbom import sbom
@@ -26,7 +35,6 @@ from modelyard.serving.bentoml_compat.versions import check_versions
 from modelyard.serving.inference.runtime import runtime_of
 from modelyard.serving.package import newest, read_package, versions
 
-STATE = Path(".modelyard")
 SBOM = "sbom.cdx.json"
 
 
@@ -52,24 +60,25 @@ def build(
     check_versions()
     project = _project(repo)
     name = project["name"]
-    number, package = _choose(repo / STATE / "packages", version, package)
+    state = StateFolder(repo / STATE)
+    number, package = _choose(state.packages, version, package)
     verify_package(package)
-    home = Path(os.environ.setdefault("BENTOML_HOME", str((repo / STATE / "bentoml").resolve())))
-    tag, bento = f"{name}:{number}", home / "bentos" / name / str(number)
+    home = Path(os.environ.setdefault("BENTOML_HOME", str(state.bento_home.resolve())))
+    tag, bento = bento_tag(name, number), bentos(home, name) / str(number)
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder)
         _assemble(context, repo, project, package, number)
         if bento.is_dir():
-            changed = _differences(context, bento / "src")
+            changed = _differences(context, bento / SOURCE)
             if not changed:
                 print(f"{tag} is built already, from the same content: {bento}")
                 return tag
-            if not replace and number < max(versions(repo / STATE / "packages"), default=0):
+            if not replace and number < max(versions(state.packages), default=0):
                 print(f"{tag} stays as it was built, without what changed since: {bento}")
                 return tag
             if not replace:
                 raise UserError(_other_content(tag, changed))
-            if _was_released(repo, number):
+            if _was_released(state, number):
                 raise UserError(
                     f"{tag} was released, so it stays as it is; "
                     "run `make train` to register a new version that takes the changes along"
@@ -120,8 +129,8 @@ def _assemble(
         raise UserError(f"{service}: no such file; a Bento is built around it")
     hidden = shutil.ignore_patterns(".*", "__pycache__", "*.pyc")
     shutil.copytree(service.parent, context, ignore=hidden, dirs_exist_ok=True)
-    shutil.copytree(package, context / "packages" / str(number))
-    card = package / "model_card.md"
+    shutil.copytree(package, context / PACKAGES / str(number))
+    card = package / CARD
     if card.is_file():
         shutil.copy(card, context / "README.md")
     wheel = write_wheel(context / WHEELS)
@@ -159,8 +168,8 @@ def _other_content(tag: str, changed: list[str]) -> str:
     )
 
 
-def _was_released(repo: Path, number: int) -> bool:
-    folder = repo / STATE / "releases"
+def _was_released(state: StateFolder, number: int) -> bool:
+    folder = state.releases
     events = [event for record in releases(folder) for event in record] if folder.is_dir() else []
     return any(number in (event.candidate, event.stable) for event in events)
 

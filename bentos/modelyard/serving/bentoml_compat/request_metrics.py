@@ -16,6 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Match, Mount
 
+from modelyard.documents.metrics import DURATION, ENDPOINT, REQUESTS, STATUS
+
 OTHER = "other"
 """the endpoint of all paths that no route has"""
 
@@ -74,7 +76,7 @@ def own_labels(endpoint: str) -> dict[str, str]:
     from bentoml._internal.context import server_context
 
     return {
-        "endpoint": endpoint,
+        ENDPOINT: endpoint,
         "service_name": server_context.bento_name or "",
         "service_version": server_context.bento_version or "not available",
         "runner_name": server_context.service_name or "",
@@ -82,22 +84,22 @@ def own_labels(endpoint: str) -> dict[str, str]:
 
 
 def request_families(buckets: list[float]) -> tuple[Counter, Histogram]:
-    """Requests and their seconds, in BentoML's families: `own_labels` and `http_response_code`.
+    """Requests and their seconds, in BentoML's families: `own_labels` and `STATUS`.
 
     In a server they are files that all workers share by name, so that these lines stand
     in BentoML's families; the registry, which has BentoML's own objects of these names, is
     not asked. Without such files (`to_asgi()` in one process) they are not shown.
     """
-    labels = ["endpoint", "service_name", "service_version", "http_response_code", "runner_name"]
+    labels = [ENDPOINT, "service_name", "service_version", STATUS, "runner_name"]
     return (
         Counter(
-            "bentoml_service_request",
+            REQUESTS,
             "Total number of runner RPC",
             labels,
             registry=CollectorRegistry(),
         ),
         Histogram(
-            "bentoml_service_request_duration_seconds",
+            DURATION,
             "runner RPC duration in seconds",
             labels,
             buckets=buckets,

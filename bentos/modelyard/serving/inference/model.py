@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from modelyard.coding import Coder
+from modelyard.coding import Coder, same_scores, score_differences
 from modelyard.documents import Signature, UserError, verify_package
+from modelyard.documents.package import REFERENCE, score_columns
 from modelyard.serving.codec.types import Prediction, Row
 from modelyard.serving.codec.validation import Validator
 from modelyard.serving.inference.runtime import load_graph
 
 SELF_CHECK_ROWS = 256
-TOLERANCE = 1e-4
 
 
 class Model:
@@ -29,7 +29,7 @@ class Model:
         _, self.signature, _ = verify_package(package)
         self._coder, self._validator = Coder(self.signature), Validator(self.signature)
         self.graph = load_graph(package)
-        self._check(package / "reference.parquet")
+        self._check(package / REFERENCE)
 
     def scores(self, rows: list[Row]) -> np.ndarray:
         """float32 [N], or [N, classes] of a multiclass model; the rows fit the signature."""
@@ -76,11 +76,9 @@ class Model:
                 f"{where}: the graph's scores have shape {found.shape}, "
                 f"the trainer's {expected.shape}; train the model again"
             )
-        difference = np.abs(found - expected) / np.maximum(1, np.abs(expected))
-        if not (difference <= TOLERANCE).all():
-            row = int(
-                np.argmax(np.nan_to_num(difference, nan=np.inf).reshape(len(rows), -1).max(1))
-            )
+        if not same_scores(found, expected):
+            apart = np.nan_to_num(score_differences(found, expected), nan=np.inf)
+            row = int(np.argmax(apart.reshape(len(rows), -1).max(1)))
             raise UserError(
                 f"{where}: training and serving differ: {json.dumps(rows[row])} scores "
                 f"{found[row]} here and {expected[row]} in training; "
@@ -94,8 +92,7 @@ def _reference(path: Path, signature: Signature) -> tuple[list[Any], np.ndarray]
     import pyarrow.parquet as pq
 
     inputs = [i.name for i in signature.inputs]
-    multiclass = signature.task == "multiclass"
-    scores = [f"score_{c}" for c in signature.classes] if multiclass else ["score"]
+    scores = score_columns(signature)
     try:
         table = pq.ParquetFile(path).read(inputs + scores, use_threads=False)
     except (OSError, KeyError, pa.ArrowException) as error:
@@ -108,4 +105,4 @@ def _reference(path: Path, signature: Signature) -> tuple[list[Any], np.ndarray]
         {name: None if value != value else value for name, value in row.items()}  # NaN is missing
         for row in table.select(inputs).to_pylist()
     ]
-    return rows, expected if multiclass else expected[:, 0]
+    return rows, expected if signature.task == "multiclass" else expected[:, 0]

@@ -15,6 +15,8 @@ import numpy as np
 from pydantic_core import to_json
 
 from modelyard.documents import UserError
+from modelyard.documents.package import REFERENCE
+from modelyard.documents.prediction_log import FLUSH_VARIABLE, PLACE_VARIABLE
 from modelyard.serving.codec import arrow_codec
 from modelyard.serving.codec.decode import Inputs, Parser
 from modelyard.serving.codec.errors import Refusal
@@ -51,7 +53,7 @@ class Predictor:
         signature = package.signature
         self.model = Model(package.path)
         self.metrics = Metrics(
-            package.manifest.name, package.version, signature, package.path / "reference.parquet"
+            package.manifest.name, package.version, signature, package.path / REFERENCE
         )
         self._version = package.version
         self._parser = Parser(signature, max_rows)
@@ -60,7 +62,7 @@ class Predictor:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self.row_s = _seconds_a_row(self.model)
         self._batcher = Batcher(self.model.graph, self.row_s, self._thread, self.metrics)
-        place = os.environ.get("MODELYARD_PREDICTION_LOG")
+        place = os.environ.get(PLACE_VARIABLE)
         self._log = (
             PredictionLog(place, package.version, signature, self.metrics.lost, _flush_s())
             if place
@@ -166,11 +168,11 @@ def _seconds_a_row(model: Model, rows: int = 512) -> float:
 
 
 def _flush_s() -> float:
-    given = os.environ.get("MODELYARD_PREDICTION_LOG_FLUSH", str(FLUSH_S))
+    given = os.environ.get(FLUSH_VARIABLE, str(FLUSH_S))
     try:
         seconds = float(given)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise UserError(f"MODELYARD_PREDICTION_LOG_FLUSH={given}: must be seconds above 0")
+        raise UserError(f"{FLUSH_VARIABLE}={given}: must be seconds above 0")
     return seconds

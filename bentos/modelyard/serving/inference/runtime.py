@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from modelyard.documents import UserError
+from modelyard.documents.package import MODEL, ONNX
 
 Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(numbers float32 [N, n], categories int64 [N, c]) → score float32 [N] or [N, classes]"""
-
-ONNX, TORCH = "model.onnx", "model.pt2"
 
 
 def runtime_of(package: Path) -> str:
@@ -32,7 +31,7 @@ def load_graph(package: Path) -> Graph:
         UserError: the runtime can't load it.
     """
     name = runtime_of(package)
-    file, load = (ONNX, _onnx) if name == "onnxruntime" else (TORCH, _torch)
+    file, load = (ONNX, _onnx) if name == "onnxruntime" else (MODEL, _torch)
     try:
         return load(package / file)
     except ImportError:

@@ -8,7 +8,6 @@ hundredth of a write for each.
 
 import bisect
 import collections
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,10 @@ import numpy as np
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 from modelyard.documents import Signature
+from modelyard.documents.http import PREDICT_ROUTE
+from modelyard.documents.metrics import REQUEST_SCORE, SCORE_LEVELS, STATUS
+from modelyard.documents.package import SCORE
+from modelyard.documents.prediction_log import sampled_row
 from modelyard.serving.bentoml_compat.prometheus import forget_the_killed, observe_counts
 from modelyard.serving.bentoml_compat.request_metrics import own_labels, request_families
 from modelyard.serving.codec.types import Prediction
@@ -66,18 +69,23 @@ class Metrics:
         self._families: list[Any] = []
         forget_the_killed()
         regression = signature.task == "regression"
-        scores = _quantiles(reference) if regression else buckets.PROBABILITY
-        self._predictions = self._family(Counter, "predictions", "Rows predicted", ["class"])
-        self._score = self._histogram("score", "Score of a row", scores)
-        self._asked = self._histogram("request_score", "Score of one row of each request", scores)
+        scores = _quantiles(reference) if regression else [*SCORE_LEVELS]
+        self._predictions = self._family(
+            Counter, "modelyard_predictions", "Rows predicted", ["class"]
+        )
+        self._score = self._histogram("modelyard_score", "Score of a row", scores)
+        self._asked = self._histogram(REQUEST_SCORE, "Score of one row of each request", scores)
         self._batch = self._histogram(
-            "batch_rows", "Rows that were scored at once", buckets.BATCH_ROWS
+            "modelyard_batch_rows", "Rows that were scored at once", buckets.BATCH_ROWS
         )
         self._queue = self._family(
-            Gauge, "queue_requests", "Requests that wait for a score", multiprocess_mode="livesum"
+            Gauge,
+            "modelyard_queue_requests",
+            "Requests that wait for a score",
+            multiprocess_mode="livesum",
         ).labels(**self._labels)
         self._lost = self._family(
-            Counter, "prediction_log_lost", "Rows that the prediction log could not take"
+            Counter, "modelyard_prediction_log_lost", "Rows that the prediction log could not take"
         ).labels(**self._labels)
         self._rows: collections.Counter[str] = collections.Counter()
         self._requests = _Requests()
@@ -87,10 +95,9 @@ class Metrics:
         self._requests.count(code, seconds)
 
     def asked(self, request_id: str, scores: np.ndarray) -> None:
-        """One request's rows, [N] or [N, classes]. They are too much alike to count as many
-        answers where two versions are compared."""
+        """One request's rows, [N] or [N, classes], of which one counts."""
         if len(scores):
-            row = scores[zlib.crc32(request_id.encode()) % len(scores)]
+            row = scores[sampled_row(request_id, len(scores))]
             self._asked.observe(float(row.max() if self._multiclass else row))
 
     def scored(self, scores: np.ndarray) -> None:
@@ -135,7 +142,7 @@ class Metrics:
             REGISTRY.unregister(family)
 
     def _family(self, kind: Any, name: str, text: str, more: Any = (), **given: Any) -> Any:
-        family = kind(f"modelyard_{name}", text, [*self._labels, *more], **given)
+        family = kind(name, text, [*self._labels, *more], **given)
         self._families.append(family)
         return family
 
@@ -148,7 +155,7 @@ class _Requests:
     """BentoML's request metrics of `/predict`, which its middleware does not see."""
 
     def __init__(self) -> None:
-        self._names = own_labels("/predict")
+        self._names = own_labels(PREDICT_ROUTE)
         self._total, self._duration = request_families(buckets.DURATION_S)
         self._counts: dict[int, int] = {}
         self._tallies: dict[int, Tally] = {}
@@ -163,12 +170,12 @@ class _Requests:
     def flush(self) -> None:
         counts, self._counts = self._counts, {}
         for code, count in counts.items():
-            self._total.labels(**self._names, http_response_code=code).inc(count)
+            self._total.labels(**self._names, **{STATUS: code}).inc(count)
             self._tallies[code].flush()
 
     def _tally(self, code: int) -> Tally:
-        self._total.labels(**self._names, http_response_code=code)
-        child = self._duration.labels(**self._names, http_response_code=code)
+        self._total.labels(**self._names, **{STATUS: code})
+        child = self._duration.labels(**self._names, **{STATUS: code})
         return self._tallies.setdefault(code, Tally(child, buckets.DURATION_S))
 
 
@@ -176,6 +183,6 @@ def _quantiles(reference: Path) -> list[float]:
     """Bucket bounds that cut the trainer's scores into about twenty equal parts."""
     import pyarrow.parquet as pq
 
-    scores = pq.ParquetFile(reference).read(["score"], use_threads=False)["score"].to_numpy()
-    bounds = np.quantile(scores, np.linspace(0.05, 1, 20))
+    scores = pq.ParquetFile(reference).read([SCORE], use_threads=False)[SCORE].to_numpy()
+    bounds = np.quantile(scores, SCORE_LEVELS)
     return sorted({float(f"{bound:.3g}") for bound in bounds})

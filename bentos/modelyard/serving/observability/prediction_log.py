@@ -22,6 +22,18 @@ import pyarrow.parquet
 from pydantic_core import from_json
 
 from modelyard.documents import Signature, UserError
+from modelyard.documents.package import SCORE
+from modelyard.documents.prediction_log import (
+    CLASS,
+    INPUTS,
+    PLACE_VARIABLE,
+    REQUEST_ID,
+    ROW,
+    TIME,
+    VERSION,
+    file_name,
+    hidden,
+)
 from modelyard.serving.codec.schemas import arrow_type
 from modelyard.serving.codec.types import Form
 from modelyard.serving.observability import memory
@@ -59,9 +71,8 @@ class Entry(NamedTuple):
 class PredictionLog:
     """A writer thread behind a bounded queue; a full queue or disk loses rows, not requests.
 
-    Columns: `time` (s since the epoch), `request_id`, `version`, `row`, `inputs` (a
-    struct), `score`, and `class` of a classification. A request's rows stand together. A
-    file is there whole or not at all; a process has its own, so that workers need no lock.
+    What it writes, `modelyard.documents.prediction_log` says. A process has its own files, so
+    that workers need no lock.
     """
 
     def __init__(
@@ -225,15 +236,15 @@ class _Tables:
         )
         ends = np.cumsum(lengths)
         columns: dict[str, Any] = {
-            "time": np.repeat(times, lengths),
-            "request_id": pa.array(ids).take(pa.array(np.repeat(np.arange(len(ids)), lengths))),
-            "version": np.full(ends[-1], self._version, dtype=np.int64),
-            "row": (np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)).astype(np.int32),
-            "inputs": inputs,
-            "score": pa.array(list(scores), self._scores) if scores.ndim > 1 else scores,
+            TIME: np.repeat(times, lengths),
+            REQUEST_ID: pa.array(ids).take(pa.array(np.repeat(np.arange(len(ids)), lengths))),
+            VERSION: np.full(ends[-1], self._version, dtype=np.int64),
+            ROW: (np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)).astype(np.int32),
+            INPUTS: inputs,
+            SCORE: pa.array(list(scores), self._scores) if scores.ndim > 1 else scores,
         }
         if self._classes:
-            columns["class"] = self._class(told, ends, scores)
+            columns[CLASS] = self._class(told, ends, scores)
         return pa.table(columns)
 
     def _class(
@@ -290,20 +301,19 @@ class _Tables:
 class _Folder:
     """Files that appear by rename."""
 
-    def __init__(self, place: str, stem: str) -> None:
+    def __init__(self, place: str, version: int) -> None:
         self.place = place
-        self._stem = stem
-        self._next = 0
+        own = version, socket.gethostname(), os.getpid(), int(time.time() * 1000)
+        self._names = (file_name(*own, number) for number in itertools.count())
 
     def name(self) -> str:
-        self._next += 1
-        return f"{self._stem}-{self._next - 1:06d}.parquet"
+        return next(self._names)
 
     def write(self, table: pa.Table) -> None:
         """One new file; nothing of it is left behind if it can't be written."""
         folder, name = Path(self.place), self.name()
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{name}"
+        temporary = folder / hidden(name)
         try:
             pa.parquet.write_table(table, temporary)
             temporary.rename(folder / name)
@@ -314,14 +324,14 @@ class _Folder:
 class _Bucket(_Folder):
     """Objects, which appear when they are closed."""
 
-    def __init__(self, place: str, stem: str) -> None:
+    def __init__(self, place: str, version: int) -> None:
         # It is named in messages, which clients may see, too: without the keys in it.
-        super().__init__(re.sub("//.*@", "//…@", place), stem)
+        super().__init__(re.sub("//.*@", "//…@", place), version)
         try:
             self._system, self._path = pa.fs.FileSystem.from_uri(place)
         except (pa.ArrowException, OSError, ValueError) as error:
             said = str(error).replace(place, self.place)
-            raise UserError(f"MODELYARD_PREDICTION_LOG={self.place}: {said}") from None
+            raise UserError(f"{PLACE_VARIABLE}={self.place}: {said}") from None
 
     def write(self, table: pa.Table) -> None:
         content = pa.BufferOutputStream()
@@ -331,5 +341,4 @@ class _Bucket(_Folder):
 
 
 def _files(place: str, version: int) -> _Folder:
-    stem = f"v{version}-{socket.gethostname()}-{os.getpid()}-{int(time.time() * 1000)}"
-    return _Bucket(place, stem) if "://" in place else _Folder(place, stem)
+    return _Bucket(place, version) if "://" in place else _Folder(place, version)

@@ -7,6 +7,7 @@ import numpy as np
 
 from modelyard.coding import Coder, draw
 from modelyard.documents import Manifest, Signature, write_manifest
+from modelyard.documents.package import CARD, MODEL, ONNX, REFERENCE, SIGNATURE, score_columns
 from modelyard.serving.codec.types import Row
 
 MISSING = UNLISTED = 0.2
@@ -48,19 +49,19 @@ def write_package(
     )
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(graph, example, dynamic_shapes=({0: rows}, {0: rows}))
-    torch.export.save(program, folder / "model.pt2")
+    torch.export.save(program, folder / MODEL)
     if onnx:
-        _write_onnx(program, folder / "model.onnx")
+        _write_onnx(program, folder / ONNX)
     reference = draw_rows(signature, 200)
     numbers, categories = Coder(signature).rows(reference)
     with torch.inference_mode():
         scores = graph(torch.from_numpy(numbers), torch.from_numpy(categories)).numpy()
-    names = ["score"] if scores.ndim == 1 else [f"score_{c}" for c in signature.classes]
-    columns = [pl.Series(n, s) for n, s in zip(names, scores.reshape(200, -1).T, strict=True)]
+    named = zip(score_columns(signature), scores.reshape(len(reference), -1).T, strict=True)
+    columns = [pl.Series(name, values) for name, values in named]
     frame = pl.DataFrame(reference, infer_schema_length=None).with_columns(columns)
-    frame.write_parquet(folder / "reference.parquet")
-    (folder / "signature.json").write_text(signature.model_dump_json(indent=2))
-    (folder / "model_card.md").write_text(f"# {name}\n\nUntrained: for tests.\n")
+    frame.write_parquet(folder / REFERENCE)
+    (folder / SIGNATURE).write_text(signature.model_dump_json(indent=2))
+    (folder / CARD).write_text(f"# {name}\n\nUntrained: for tests.\n")
     write_manifest(folder, _manifest(name, torch.__version__))
     return folder
 

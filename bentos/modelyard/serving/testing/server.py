@@ -14,6 +14,9 @@ from pathlib import Path
 
 import httpx
 
+from modelyard.documents.http import READINESS_ROUTE
+from modelyard.documents.prediction_log import FLUSH_VARIABLE, PLACE_VARIABLE
+
 PATIENCE = 60
 """seconds that a server may take to get ready"""
 
@@ -40,7 +43,7 @@ class Server:
 
 @contextmanager
 def serve(
-    service: Path, package: Path | None = None, *, path: str = "/readyz", **environment: str
+    service: Path, package: Path | None = None, *, path: str = READINESS_ROUTE, **environment: str
 ) -> Iterator[Server]:
     """Serve a `service.py` or a Bento's folder on a free port, with a BENTOML_HOME of its own.
 
@@ -59,8 +62,8 @@ def serve(
         settings = {
             "BENTOML_HOME": str(home / "bentoml"),
             "BENTOML_DO_NOT_TRACK": "True",
-            "MODELYARD_PREDICTION_LOG": str(home / "predictions"),
-            "MODELYARD_PREDICTION_LOG_FLUSH": "0.5",
+            PLACE_VARIABLE: str(home / "predictions"),
+            FLUSH_VARIABLE: "0.5",
             "MODELYARD_DRAIN": "0.1",
         } | ({"MODELYARD_PACKAGE": str(package.resolve())} if package else {})
         command = [sys.executable, "-m", "bentoml", "serve"]

@@ -13,11 +13,12 @@ from modelyard.documents import (
     verify_package,
 )
 from modelyard.documents.files import replaced, sha256
+from modelyard.documents.package import MODEL
 from modelyard.pipeline.config.gate import GatePolicy
 from modelyard.pipeline.data.content import stored_hash
 from modelyard.pipeline.evaluation.gate import GateResult, compare
 from modelyard.pipeline.evaluation.metrics import metrics
-from modelyard.pipeline.evaluation.scoring import MODEL, read_slice, read_target, score_dataset
+from modelyard.pipeline.evaluation.scoring import read_slice, read_target, score_dataset
 from modelyard.pipeline.storage.workspace import Workspace
 from modelyard.pipeline.tracking.registry import fetch, is_registered
 

@@ -9,9 +9,6 @@ import polars as pl
 from modelyard.documents import Signature, UserError
 from modelyard.pipeline.data.tensors import chunks, encode, target
 
-MODEL = "model.pt2"
-
-
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 

@@ -213,7 +213,7 @@ def export(
     signature: Signature,
 ) -> dg.MaterializeResult:
     """weights → `model.pt2`."""
-    from modelyard.pipeline.evaluation.scoring import MODEL
+    from modelyard.documents.package import MODEL
     from modelyard.pipeline.packaging.torch_export import export
 
     path = workspace.evaluation / MODEL
@@ -255,10 +255,11 @@ def build_package(
     workspace: Workspace, settings: Settings[Any], signature: Signature
 ) -> dg.MaterializeResult:
     """exported model and evaluation → `.modelyard/package`."""
+    from modelyard.documents.package import CARD
     from modelyard.pipeline.packaging.package import build
 
     manifest, package = build(workspace, settings, signature)
-    card = (workspace.package / "model_card.md").read_text()
+    card = (workspace.package / CARD).read_text()
     text = f"{len(manifest.files)} files, id {package[:12]}"
     return done("model_package", text, package, git_commit=manifest.git_commit,
                 manifest=dg.MetadataValue.json(manifest.model_dump(mode="json")),

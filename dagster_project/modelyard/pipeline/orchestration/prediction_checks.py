@@ -8,6 +8,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
+from modelyard.documents.package import REFERENCE, SCORE, read_signature, score_columns
 from modelyard.pipeline.config.settings import PredictionSettings
 from modelyard.pipeline.data.content import rows_in
 from modelyard.pipeline.storage.workspace import Workspace
@@ -61,7 +62,8 @@ def checked(
     }
     yield _every_row(rows)
     yield _share(rows, reasons, settings.max_quarantined_share)
-    reference = pl.read_parquet(package / "reference.parquet")
+    columns = score_columns(read_signature(package))
+    reference = pl.read_parquet(package / REFERENCE, columns=columns)
     shifts = {
         month: shift(reference, pl.scan_parquet(workspace.partition(ASSET, month)))
         for month in rows
@@ -126,14 +128,13 @@ def shift(reference: pl.DataFrame, predictions: pl.LazyFrame) -> float:
     several classes, the largest index.
 
     Args:
-        reference: has `score`, or `score_<class>` in the order of the classes.
-        predictions: has `score`, or a list of them.
+        reference: the columns of `score_columns`, no other.
+        predictions: has `score`, a number or a list of them.
     """
-    names = [name for name in reference.columns if name.startswith("score")]
-    several = isinstance(predictions.collect_schema()["score"], pl.List)
+    several = isinstance(predictions.collect_schema()[SCORE], pl.List)
     found = []
-    for place, name in enumerate(names):
-        score = pl.col("score").list.get(place) if several else pl.col("score")
+    for place, name in enumerate(reference.columns):
+        score = pl.col(SCORE).list.get(place) if several else pl.col(SCORE)
         inner = [reference[name].quantile(q / BINS) for q in range(1, BINS)]
         edges = sorted({edge for edge in inner if edge is not None})
         expected, _ = _shares(reference.lazy(), pl.col(name), edges)

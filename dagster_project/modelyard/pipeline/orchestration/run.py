@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelyard.documents import Manifest, UserError
 from modelyard.documents.files import replaced
+from modelyard.documents.package import MANIFEST
 from modelyard.pipeline.orchestration.run_log import progress, say
 from modelyard.pipeline.storage.workspace import Workspace
 from modelyard.pipeline.training.importing import importing
@@ -244,9 +245,7 @@ def _finish(workspace: Workspace, result: Any, seconds: float) -> None:
         say(f"done in {seconds:.0f} s")
         return
     version = versions[-1].metadata["version"].value
-    manifest = Manifest.model_validate_json(
-        (workspace.registered(version) / "manifest.json").read_bytes()
-    )
+    manifest = Manifest.model_validate_json((workspace.registered(version) / MANIFEST).read_bytes())
     figures = {
         "version": version,
         "rows": manifest.rows["raw"],

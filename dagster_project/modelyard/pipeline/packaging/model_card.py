@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from modelyard.documents import Manifest, Signature, UserError
+from modelyard.documents.package import CARD
 from modelyard.documents.signature import Category, Number
 from modelyard.pipeline.evaluation.gate import Comparison, GateResult, groups
 from modelyard.pipeline.evaluation.metrics import metrics
@@ -17,8 +18,6 @@ from modelyard.pipeline.packaging.plots import PLOTS, draw_plots
 
 if TYPE_CHECKING:
     pass
-
-CARD = "model_card.md"
 
 
 def write_card(

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-ONNX = "model.onnx"
-TOLERANCE = 1e-4
-"""between the scores of both, relative above 1; serving checks the same against the training's"""
+from modelyard.coding import same_scores
+from modelyard.documents.package import ONNX
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +44,7 @@ def write_onnx(program: Path, path: Path, numbers: np.ndarray, categories: np.nd
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         logger.warning("no %s, torch will serve: %s", ONNX, reason)
         return False
-    difference = np.abs(found - expected) / np.maximum(1, np.abs(expected))
-    if found.shape != expected.shape or not (difference <= TOLERANCE).all():
+    if not same_scores(found, expected):
         logger.warning("no %s, torch will serve: its scores are not those of model.pt2", ONNX)
         return False
     path.write_bytes(model)

@@ -11,13 +11,13 @@ import polars as pl
 
 from modelyard.documents import Manifest, Signature, verify_package, write_manifest
 from modelyard.documents.files import replaced_folder
-from modelyard.documents.package import SIGNATURE
+from modelyard.documents.package import MODEL, ONNX, REFERENCE, SIGNATURE, score_columns
 from modelyard.pipeline.config.settings import Settings
 from modelyard.pipeline.data.content import combined, rows_in, stored_hash
 from modelyard.pipeline.data.tensors import encode
 from modelyard.pipeline.evaluation.champion import Evaluation, read_evaluation
-from modelyard.pipeline.evaluation.scoring import MODEL, read_slice, read_target
-from modelyard.pipeline.packaging.onnx_export import ONNX, write_onnx
+from modelyard.pipeline.evaluation.scoring import read_slice, read_target
+from modelyard.pipeline.packaging.onnx_export import write_onnx
 from modelyard.pipeline.storage.workspace import Workspace
 from modelyard.pipeline.training.workdir import read_history
 
@@ -44,7 +44,7 @@ def build(
         shutil.copyfile(workspace.evaluation / MODEL, package / MODEL)
         (package / SIGNATURE).write_text(signature.model_dump_json(indent=2) + "\n")
         reference = _reference(test, signature, score)
-        reference.write_parquet(package / "reference.parquet")
+        reference.write_parquet(package / REFERENCE)
         write_onnx(package / MODEL, package / ONNX, *encode(reference, signature))
         compared = evaluation.gate if evaluation.champion is not None else None
         slices = {column: read_slice(test, column) for column in settings.gate.slices}
@@ -87,9 +87,8 @@ def _reference(test: Path, signature: Signature, score: np.ndarray) -> pl.DataFr
     """Some test rows, evenly spaced in time, with what the trainer predicted for them."""
     inputs = pl.read_parquet(test, columns=[given.name for given in signature.inputs])
     rows = np.linspace(0, len(inputs) - 1, min(REFERENCE_ROWS, len(inputs))).astype(np.int64)
-    chosen, scores = inputs[rows], score[rows]
-    if signature.task != "multiclass":
-        return chosen.with_columns(score=pl.Series(scores))
-    return chosen.with_columns(
-        pl.Series(f"score_{name}", scores[:, k]) for k, name in enumerate(signature.classes)
+    names = score_columns(signature)
+    scores = score[rows].reshape(len(rows), len(names))
+    return inputs[rows].with_columns(
+        pl.Series(name, scores[:, place]) for place, name in enumerate(names)
     )

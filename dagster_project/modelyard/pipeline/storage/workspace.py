@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from modelyard.documents.layout import STATE, StateFolder
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -17,7 +19,7 @@ class Workspace:
 
     @property
     def state(self) -> Path:
-        return self.root / ".modelyard"
+        return self.root / STATE
 
     def partition(self, stage: str, month: str) -> Path:
         """`stage` is raw, valid, quarantine or features; `month` is YYYY-MM."""
@@ -43,11 +45,11 @@ class Workspace:
 
     def registered(self, version: int) -> Path:
         """The package of a registered version; never changed once it is there."""
-        return self.state / "packages" / str(version)
+        return StateFolder(self.state).package(version)
 
     @property
     def releases(self) -> Path:
-        return self.state / "releases"
+        return StateFolder(self.state).releases
 
     def project(self) -> dict[str, Any]:
         """`[project]` of pyproject.toml."""
