@@ -71,7 +71,7 @@ def test_bounds_never_contradict_each_other() -> None:
             said = verdict(found, "errors")
             assert said.lower is not None and said.upper is not None
             contradicted |= said.lower > said.upper
-            shown = re.search(r"(\S+)% to (\S+)% apart", said.text)
+            shown = re.search(r"difference (\S+)% to (\S+)%", said.text)
             assert shown is None or float(shown[1]) <= float(shown[2]), said
             low, high = bounds(said)
             assert low is None or high is None or low <= high

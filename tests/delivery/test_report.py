@@ -42,7 +42,7 @@ def written(path: Path, *releases: list[ReleaseEvent], **more: Any) -> Page:
         (Candidate(slower=6.0), {}, {}, "rolled back", ["Latency beyond its limit"]),
         (Candidate(shift=0.3), {}, {}, "rolled back", ["Scores beyond its limit"]),
         (Candidate(disagreeing={"UA": 0.5}), {}, {}, "rolled back",
-         ["Predictions, carrier=UA beyond its limit", "where the true share may lie"]),
+         ["Predictions, carrier=UA beyond its limit", "The thin line shows its confidence bounds"]),
         (Candidate(), HELD, {"rate": 12.0}, "held", ["open: about", "held undecided"]),
         (Candidate(), {}, {"events": 40}, "unfinished", ["5 % of the users get v2", "so far"]),
     ],

@@ -255,6 +255,7 @@ def _templates() -> Environment:
         "digit": "{:.1f}".format,
         "plain": _text,
         "scores": _scores,
+        "sentence": lambda text: f"{text[:1].upper()}{text[1:]}.",
         "gate_name": _gate_name,
         "gate_help": lambda v: GATES[v.gate.partition(" ")[0]],
     }

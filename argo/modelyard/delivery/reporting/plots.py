@@ -155,9 +155,9 @@ class Pictures:
             lower = [low if y is None else y * scale for y, _ in both]
             upper = [high if y is None else y * scale for _, y in both]
             ax.fill_between(xs, lower, upper, color=CANDIDATE, alpha=0.18, lw=0,
-                            label="where it may be")  # fmt: skip
+                            label="confidence bounds")  # fmt: skip
             ys = [math.nan if v.estimate is None else v.estimate * scale for _, v in track]
-            ax.plot(xs, ys, color=CANDIDATE, label="seen so far")
+            ax.plot(xs, ys, color=CANDIDATE, label="estimate")
             limits = [math.nan if v.limit is None else v.limit * scale for _, v in track]
             ax.plot(xs, limits, color=LIMIT, ls="--", lw=1.4, label="limit")
             ax.fill_between(xs, limits, high, color=LIMIT, alpha=0.06, lw=0)

@@ -54,7 +54,7 @@ class JsonDecoder:
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
         count = len(rows)
-        # A key brings a colon. More of them than keys: one stands twice, or in a string.
+        # A key brings a colon. More of them than keys: a duplicate key, or a colon in a string.
         if not 0 < count <= self._max_rows or body.count(b":") != 1 + count * self._width:
             return None
         numbers = self._coder.numbers([*map(self._numbers, rows)])
@@ -93,7 +93,7 @@ class JsonDecoder:
         form, given = _form(content)
         objects = [given] if form == "columns" else [r for r in given if type(r) is dict]
         if name := _repeated_key(body, objects):
-            raise Refusal(400, f"the key {name[:100]!r} stands twice in one object")
+            raise Refusal(400, f"duplicate key {name[:100]!r} in one object")
         rows = self._rows_of(given) if form == "columns" else given
         check_count(len(rows), self._max_rows)
         refuse_errors(self._validator.errors(rows))
