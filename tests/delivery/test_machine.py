@@ -68,7 +68,7 @@ def look(
 def looked_at(policy: Policy, *blocks: tuple[Arm, Arm]) -> Trial:
     tests = Trial.begin(policy).go_live()
     for stable, candidate in blocks:
-        tests = tests.after(Block(stable, candidate), live=True)
+        tests = tests.updated(Block(stable, candidate), live=True)
     return tests
 
 

@@ -129,7 +129,7 @@ def spanning(lower: float, upper: float, seen: float | None) -> tuple[float, flo
     return (lower, upper) if seen is None else (min(lower, seen), max(upper, seen))
 
 
-def between(lower: float, upper: float) -> str:
+def difference_text(lower: float, upper: float) -> str:
     """The bounds of a difference, or what little is known of it."""
     if upper >= 1 and lower <= -1:
         return "difference not known yet"

@@ -18,7 +18,7 @@ from modelyard.delivery.evidence.counts import Arm, Counts
 from modelyard.delivery.evidence.differences import answered
 from modelyard.delivery.evidence.looks import Evidence
 from modelyard.delivery.gates.harm_budget import Outlook
-from modelyard.delivery.gates.trial import beyond
+from modelyard.delivery.gates.trial import limit_exceeded
 from modelyard.delivery.gates.verdicts import Verdict
 from modelyard.delivery.release.assess import Assessment, user_rate
 from modelyard.delivery.release.state import RECENT, Action, State, exposure, is_step
@@ -104,8 +104,8 @@ def _unclear(state: State, seen: Assessment) -> str | None:
     """Why nothing can be decided by this look; None if something can."""
     evidence = seen.evidence
     if evidence.candidate.silent:
-        until = ": it gets no users until one is" if state.phase == "canary" else ""
-        return f"no server of version {state.candidate} is ready{until}"
+        meanwhile = ": it gets no users until one is" if state.phase == "canary" else ""
+        return f"no server of version {state.candidate} is ready{meanwhile}"
     if evidence.stable is not None and evidence.stable.silent:
         return f"no server of stable version {state.stable} is ready"
     if not seen.verdicts or evidence.counts is None:
@@ -148,7 +148,7 @@ def _apart(state: State, evidence: Evidence) -> str | None:
     stable, candidate = exposure(state, evidence.counts)
     if state.weight == 100 and state.tests:
         stable = state.tests.stable()
-    return beyond(state.policy.gates, stable, candidate)
+    return limit_exceeded(state.policy.gates, stable, candidate)
 
 
 def _unproven(verdicts: Iterable[Verdict]) -> str | None:

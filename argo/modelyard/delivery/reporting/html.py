@@ -123,13 +123,13 @@ class _Release:
 
     @property
     def harm_budget(self) -> float | None:
-        ramp = self.policy and self.policy.canary.ramp
+        ramp = self.policy.canary.ramp if self.policy else None
         return ramp.harm_budget if ramp else None
 
     @property
     def quantile(self) -> float:
         """Of the latency that is judged."""
-        gate = self.policy and self.policy.gates.latency
+        gate = self.policy.gates.latency if self.policy else None
         return gate.quantile if gate else 0.95
 
     @cached_property
@@ -149,7 +149,7 @@ class _Release:
 
     @cached_property
     def slices(self) -> "_Slices | None":
-        gate = self.policy and self.policy.gates.predictions
+        gate = self.policy.gates.predictions if self.policy else None
         if self.policy is None or gate is None or not self.pairs.slices:
             return None
         outcomes = {
@@ -234,13 +234,21 @@ def _scores(values: Iterable[float | None]) -> str:
 
 
 def _gate_name(v: Verdict) -> str:
-    kind, _, of = v.gate.partition(" ")
-    return GATES[kind][0] + (f", {of}" if of else "")
+    kind, _, slice_name = v.gate.partition(" ")
+    return GATES[kind][0] + (f", {slice_name}" if slice_name else "")
+
+
+def _gate_help(v: Verdict) -> tuple[str, str, str]:
+    return GATES[v.gate.partition(" ")[0]]
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _templates() -> Environment:
     found = Environment(
-        loader=PackageLoader(__package__),
+        loader=PackageLoader("modelyard.delivery.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -255,8 +263,8 @@ def _templates() -> Environment:
         "digit": "{:.1f}".format,
         "plain": _text,
         "scores": _scores,
-        "sentence": lambda text: f"{text[:1].upper()}{text[1:]}.",
+        "sentence": _sentence,
         "gate_name": _gate_name,
-        "gate_help": lambda v: GATES[v.gate.partition(" ")[0]],
+        "gate_help": _gate_help,
     }
     return found

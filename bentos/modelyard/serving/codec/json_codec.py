@@ -39,7 +39,7 @@ class JsonDecoder:
         self._numbers, self._categories = _values(numbers), _values(categories)
         row = _struct(places, names)
         self._rows = _decoder("rows", list[row])
-        self._columns = _decoder("columns", _struct(places, names, of=list))
+        self._columns = _decoder("columns", _struct(places, names, container=list))
 
     def decode(self, body: bytes) -> Decoded:
         """
@@ -138,10 +138,10 @@ def _decoder(key: str, value: Any) -> Any:
     return msgspec.json.Decoder(whole)
 
 
-def _struct(places: dict[str, Input], names: dict[str, str], of: Any = None) -> Any:
-    """A row, or with `of=list` one list a field."""
+def _struct(places: dict[str, Input], names: dict[str, str], container: Any = None) -> Any:
+    """A row, or with `container=list` one list a field."""
     types = {place: json_type(given) for place, given in places.items()}
-    fields = [(place, of[kind] if of else kind) for place, kind in types.items()]
+    fields = [(place, container[kind] if container else kind) for place, kind in types.items()]
     return msgspec.defstruct("Row", fields, rename=names, forbid_unknown_fields=True, gc=False)
 
 

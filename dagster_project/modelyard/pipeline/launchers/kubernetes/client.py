@@ -81,10 +81,10 @@ class JobClient:
         }
         for other in others:
             owned = other | {"metadata": other["metadata"] | {"ownerReferences": [owner]}}
-            until = time.monotonic() + LEAVING
+            deadline = time.monotonic() + LEAVING
             with _answers(f"create {other['kind']} {other['metadata']['name']}"):
                 while not self._create(owned) and new:
-                    if time.monotonic() > until:
+                    if time.monotonic() > deadline:
                         raise UserError(
                             f"kubernetes: a {other['kind']} {other['metadata']['name']} is there "
                             "already, and of no training; delete it"
