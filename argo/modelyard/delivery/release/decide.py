@@ -109,7 +109,7 @@ def _unclear(state: State, seen: Assessment) -> str | None:
     if evidence.stable is not None and evidence.stable.silent:
         return f"no server of stable version {state.stable} is ready"
     if not seen.verdicts or evidence.counts is None:
-        return "no evidence: " + (evidence.note or "the counts are old or began anew")
+        return "no evidence: " + (evidence.note or "the counts are stale or were restarted")
     if not _stable_ready(evidence) or evidence.candidate.status != "ready":
         return "a server is not ready"
     if state.baseline is None:
@@ -136,9 +136,9 @@ def _wanting(state: State, evidence: Evidence) -> str | None:
     if apart:
         return apart
     if not shadow and _elapsed(state, evidence) < policy.canary.min_duration:
-        return f"all is well so far; it has to be for {policy.canary.min_duration:g} s"
+        return f"no harm so far; min_duration is {policy.canary.min_duration:g} s"
     if not _answered(state, evidence):
-        return "nobody asked the candidate since the last look"
+        return "no request reached the candidate since the last look"
     return None
 
 

@@ -155,7 +155,7 @@ def _other_content(tag: str, changed: list[str]) -> str:
     return (
         f"{tag} was built from other content (changed: {listed}); a version stays what it was. "
         "Run `make train` to register a new version that takes the changes along; or, while "
-        "this one was never released, build it anew: "
+        "this one was never released, rebuild it: "
         f"python -m modelyard.serving.build --version {tag.partition(':')[2]} --replace"
     )
 
@@ -202,7 +202,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m modelyard.serving.build", description=__doc__)
     parser.add_argument("--version", default="latest", help="of the model; default: latest")
     parser.add_argument("--package", type=Path, help="a package folder from elsewhere")
-    parser.add_argument("--replace", action="store_true", help="build a version anew")
+    parser.add_argument("--replace", action="store_true", help="rebuild a version")
     options = parser.parse_args()
     try:
         build(Path(), options.version, options.package, options.replace)

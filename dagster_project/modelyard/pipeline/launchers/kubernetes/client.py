@@ -195,7 +195,7 @@ def waiting(job: Manifest, pods: list[Manifest]) -> str:
                 return f"waiting: pod {index_of(pod)}: {condition.get('message', 'not scheduled')}"
         return f"waiting: pod {index_of(pod)}: {hopeless(pod) or 'its container starts'}"
     missing = job["spec"]["completions"] - len(pods)
-    return f"waiting: {missing} pods are to be created" if missing > 0 else ""
+    return f"waiting: {missing} pods not created yet" if missing > 0 else ""
 
 
 def hopeless(pod: Manifest) -> str:
