@@ -35,7 +35,7 @@ from flight_delay.model import project
 import polars as pl
 
 settings, workspace = project.config(), project.workspace
-source = Source.of(settings.data, workspace.root)
+source = Source.from_settings(settings.data, workspace.root)
 for month in settings.data.months:
     rows = read(month, source)
     raw = workspace.partition("raw", month)

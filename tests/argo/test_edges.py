@@ -28,7 +28,7 @@ def proven(edges: list[float], ratio: float, median_ms: float) -> bool:
     gates = {"errors": {"margin": 0.02}, "latency": gate, "predictions": None}
     trial = Trial.begin(Policy.model_validate({"gates": gates}))
     for _ in range(60):
-        trial = trial.after(Block(stable=arm(), candidate=arm()), True)
+        trial = trial.updated(Block(stable=arm(), candidate=arm()), True)
     verdict = next(v for v in trial.verdicts(False) if v.gate == "latency")
     if verdict.outcome == "wait":
         assert "hard to prove: the histogram has no edge between" in verdict.text

@@ -43,5 +43,5 @@ class Page(HTMLParser):
     def contradictory_intervals(self) -> list[str]:
         """Those that end before they begin, as "+7.50% to +5.00%" does."""
         text = self.text.replace("−", "-")
-        found = re.finditer(r"([-+]?[\d.]+) ?(?:%|ms)? to ([-+]?[\d.]+) ?(?:%|ms)", text)
+        found = re.finditer(r"([-+]?[\d.]+) ?(?:%|ms|×)? to ([-+]?[\d.]+) ?(?:%|ms|×)", text)
         return [each[0] for each in found if float(each[1]) > float(each[2])]

@@ -60,13 +60,13 @@ def test_a_step_that_was_only_written_down_is_still_taken(tmp_path: Path, place:
 
 def test_the_tests_of_a_look_are_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are most of what it costs; the decision, the record and the new state go by them."""
-    done, after = [], Trial.after
+    done, updated = [], Trial.updated
 
     def counted(trial: Trial, block: Block, live: bool) -> Trial:
         done.append(block)
-        return after(trial, block, live)
+        return updated(trial, block, live)
 
-    monkeypatch.setattr(Trial, "after", counted)
+    monkeypatch.setattr(Trial, "updated", counted)
     released(tmp_path)
     ours = controller(World(), FileRecord(tmp_path))
     assert ours.advance(ours.open(2)).decision == "promoted"

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from modelyard.delivery.evidence.counts import Arm, Counts, Pairs, Slice
 from modelyard.delivery.evidence.differences import Block, difference
-from modelyard.delivery.gates.trial import Trial, Verdict, beyond
+from modelyard.delivery.gates.trial import Trial, Verdict, limit_exceeded
 from modelyard.delivery.policy import Policy
 from modelyard.delivery.reporting.format import bounds
 from modelyard.delivery.reporting.terminal import gates
@@ -23,7 +23,7 @@ def trial(gates: dict, *blocks: Block, live: bool = True, policy: dict | None = 
     if live:
         found = found.go_live()
     for block in blocks:
-        found = found.after(block, live)
+        found = found.updated(block, live)
     return found
 
 
@@ -67,11 +67,11 @@ def test_bounds_never_contradict_each_other() -> None:
     for blocks in ([well] * 5 + [broken] * 5, [broken] * 5 + [well] * 40):
         found = trial(ERRORS)
         for block in blocks:
-            found = found.after(block, live=True)
+            found = found.updated(block, live=True)
             said = verdict(found, "errors")
             assert said.lower is not None and said.upper is not None
             contradicted |= said.lower > said.upper
-            shown = re.search(r"(\S+)% to (\S+)% apart", said.text)
+            shown = re.search(r"difference (\S+)% to (\S+)%", said.text)
             assert shown is None or float(shown[1]) <= float(shown[2]), said
             low, high = bounds(said)
             assert low is None or high is None or low <= high
@@ -93,8 +93,8 @@ def test_at_full_weight_stable_of_before_is_the_measure() -> None:
     policy = {"canary": {"steps": [50, 100]}}
     full = trial(ERRORS, before, before, policy=policy).at_full()
     same, worse = Arm(requests=1000, failures=3), Arm(requests=1000, failures=80)
-    assert verdict(full.after(Block(NONE, same), True), "errors").outcome == "pass"
-    assert verdict(full.after(Block(NONE, worse), True), "errors").outcome == "fail"
+    assert verdict(full.updated(Block(NONE, same), True), "errors").outcome == "pass"
+    assert verdict(full.updated(Block(NONE, worse), True), "errors").outcome == "fail"
 
 
 def test_proof_begins_anew_with_live_traffic_and_blame_does_not() -> None:
@@ -116,7 +116,7 @@ def test_excess_failures_are_counted_against_stable_of_the_same_time() -> None:
     ]
     found = trial(ERRORS, mirrored, live=False).go_live()
     for block in live:
-        found = found.after(block, live=True)
+        found = found.updated(block, live=True)
     assert found.excess == pytest.approx(5 - 1 + 240 - 250)
 
 
@@ -146,14 +146,14 @@ def test_latency(candidate: dict[float, int], outcome: str) -> None:
     shadow = trial({"predictions": None}, KNOWN, live=False)
     own = Arm(requests=sum(candidate.values()), latency=candidate)
     block = Block(Arm(requests=1000, latency=USUAL), own)
-    found = verdict(shadow.go_live().after(block, True), "latency")
+    found = verdict(shadow.go_live().updated(block, True), "latency")
     assert found.outcome == outcome, found
 
 
 def test_both_arms_slow_down_together() -> None:
     shadow = trial({"predictions": None}, KNOWN, live=False)
     both = Arm(requests=500, latency={**slow(10, 100), **slow(90, 400)})
-    assert verdict(shadow.go_live().after(Block(both, both), True), "latency").outcome == "wait"
+    assert verdict(shadow.go_live().updated(Block(both, both), True), "latency").outcome == "wait"
 
 
 def test_bounds_of_the_ratio_hold_what_is_seen() -> None:
@@ -243,7 +243,7 @@ def scored(*counts: int) -> Arm:
 def test_scores(candidate: Arm, outcome: str) -> None:
     stable = scored(400, 500, 500, 400, 200)
     shadow = trial(SCORES, Block(stable, stable), live=False).go_live()
-    found = verdict(shadow.after(Block(stable, candidate), True), "scores")
+    found = verdict(shadow.updated(Block(stable, candidate), True), "scores")
     assert found.outcome == outcome
     if outcome == "fail":
         assert "shifted by" in found.text and "at stable" in found.text
@@ -272,18 +272,18 @@ def test_how_much_more_would_decide_is_about_right() -> None:
     assert more is not None
     needed = 0
     while verdict(found, "errors").outcome == "wait":
-        found, needed = found.after(block, True), needed + 50
+        found, needed = found.updated(block, True), needed + 50
     assert needed / 1.5 <= more <= needed * 1.5
 
 
 def test_estimates_of_one_step() -> None:
     gates = Policy().gates
     good = Arm(requests=100, failures=1, latency=slow(20, 100))
-    assert beyond(gates, good, good) is None
-    assert "3 of 100 failed" in str(beyond(gates, good, Arm(requests=100, failures=3)))
+    assert limit_exceeded(gates, good, good) is None
+    assert "3 of 100 failed" in str(limit_exceeded(gates, good, Arm(requests=100, failures=3)))
     late = Arm(requests=100, failures=1, latency=slow(40, 100))
-    assert "p95 40 ms at the candidate, 20 ms" in str(beyond(gates, good, late))
-    assert beyond(gates, NONE, good) == "no requests to compare"
+    assert "p95 40 ms at the candidate, 20 ms" in str(limit_exceeded(gates, good, late))
+    assert limit_exceeded(gates, NONE, good) == "no requests to compare"
 
 
 def test_pairs_that_are_judged_anew_tell_nothing() -> None:
@@ -316,7 +316,7 @@ def test_scores_that_are_scraped_at_other_times_than_requests() -> None:
         asked, answered = {"scores": {}}, {"requests": 0}
         for part in (asked, answered):
             block = Block(stable.model_copy(update=part), moved.model_copy(update=part))
-            seen = seen.after(block, True)
+            seen = seen.updated(block, True)
     assert verdict(seen, "scores").outcome == "fail"
 
 
@@ -326,5 +326,5 @@ def test_many_rows_in_a_request_are_no_more_evidence_than_one() -> None:
     few = Block(
         stable.model_copy(update={"requests": 20}), moved.model_copy(update={"requests": 20})
     )
-    assert verdict(shadow.after(few, True), "scores").outcome == "wait"
-    assert verdict(shadow.after(Block(stable, moved), True), "scores").outcome == "fail"
+    assert verdict(shadow.updated(few, True), "scores").outcome == "wait"
+    assert verdict(shadow.updated(Block(stable, moved), True), "scores").outcome == "fail"

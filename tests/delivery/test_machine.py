@@ -68,7 +68,7 @@ def look(
 def looked_at(policy: Policy, *blocks: tuple[Arm, Arm]) -> Trial:
     tests = Trial.begin(policy).go_live()
     for stable, candidate in blocks:
-        tests = tests.after(Block(stable, candidate), live=True)
+        tests = tests.updated(Block(stable, candidate), live=True)
     return tests
 
 
@@ -233,7 +233,7 @@ def test_a_weight_rises_on_answers_of_this_moment_only(state: State) -> None:
     state = feed(state, look(101, enough))
     action = decided(state, look(103, at(enough, 103)))
     assert (action.phase, action.weight) == ("canary", state.weight)
-    assert action.reason == "nobody asked the candidate since the last look"
+    assert action.reason == "no request reached the candidate since the last look"
     more = counts(103, start.stable.requests + 401, start.candidate.requests + 401)
     assert decided(state, look(103, more)).weight > state.weight
 

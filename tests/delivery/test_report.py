@@ -2,6 +2,8 @@
 
 import json
 import re
+import zipfile
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -9,7 +11,10 @@ from xml.etree import ElementTree
 import pytest
 from delivery.page import Page
 from delivery.simulated import BEGAN, MARKUP, SETTINGS, Candidate, record
+from hatchling.builders.wheel import WheelBuilder
+from support import ROOT
 
+from modelyard.delivery import reporting
 from modelyard.delivery.reporting.html import write_report
 from modelyard.documents import ReleaseEvent, UserError
 
@@ -37,7 +42,7 @@ def written(path: Path, *releases: list[ReleaseEvent], **more: Any) -> Page:
         (Candidate(slower=6.0), {}, {}, "rolled back", ["Latency beyond its limit"]),
         (Candidate(shift=0.3), {}, {}, "rolled back", ["Scores beyond its limit"]),
         (Candidate(disagreeing={"UA": 0.5}), {}, {}, "rolled back",
-         ["Predictions, carrier=UA beyond its limit", "where the true share may lie"]),
+         ["Predictions, carrier=UA beyond its limit", "The thin line shows its confidence bounds"]),
         (Candidate(), HELD, {"rate": 12.0}, "held", ["open: about", "held undecided"]),
         (Candidate(), {}, {"events": 40}, "unfinished", ["5 % of the users get v2", "so far"]),
     ],
@@ -51,6 +56,7 @@ def test_a_release_and_why(tmp_path, candidate, settings, more, decision, said) 
     for text in [events[-1].reason, "What users got", "Decisions", *said]:
         assert re.sub(r"\s+", " ", text) in words, text
     assert not page.outside, "the page must stand alone"
+    assert page.contradictory_intervals() == []
     gates = {v["gate"] for e in events for v in e.verdicts if " " not in v["gate"]}
     assert gates == {"errors", "latency", "predictions", "scores"}
     assert len(page.pictures) >= 6 + 2 * len(gates)
@@ -64,6 +70,13 @@ def test_markup_in_what_a_request_held_is_text(tmp_path: Path) -> None:
     page = written(tmp_path, [*events[:-1], last])
     assert "script" not in page.tags and page.text.count(MARKUP) >= 10
     assert "Largest disagreements" in page.text
+
+
+def test_the_wheel_holds_the_templates(tmp_path: Path) -> None:
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    packed = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
+    templates = {each.name for each in files(reporting).joinpath("templates").iterdir()}
+    assert "report.html.j2" in templates and templates <= packed
 
 
 def longer(events: list[ReleaseEvent], phase: str, times: int) -> list[ReleaseEvent]:

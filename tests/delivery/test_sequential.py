@@ -30,7 +30,7 @@ def bets(draw) -> tuple[Bets, Null, int, int]:
     for _ in range(draw(st.integers(0, 3))):
         n_s, n_c = draw(st.integers(0, 60)), draw(st.integers(0, 60))
         k_s, k_c = draw(st.integers(0, n_s)), draw(st.integers(0, n_c))
-        found = found.after([[n_s, k_s, n_c, k_c]])
+        found = found.updated([[n_s, k_s, n_c, k_c]])
     return found, null, draw(st.integers(0, 7)), draw(st.integers(0, 7))
 
 
@@ -41,7 +41,7 @@ def test_no_point_of_the_null_gains_by_a_block(case: tuple[Bets, Null, int, int]
     null allows (of a grid with its edges), the wealth is not expected to grow."""
     found, null, n_s, n_c = case
     e = np.array([
-        [found.after([[n_s, k_s, n_c, k_c]]).e[0] for k_c in range(n_c + 1)]
+        [found.updated([[n_s, k_s, n_c, k_c]]).e[0] for k_c in range(n_c + 1)]
         for k_s in range(n_s + 1)
     ])  # fmt: skip
     expected = binomial(n_s, RATES) @ e @ binomial(n_c, RATES).T
@@ -60,7 +60,7 @@ def test_a_null_may_move_from_block_to_block(case, more: float) -> None:
     d = null.d + more
     p = np.linspace(max(0.0, -d), min(1.0, 1 - d), 51)
     e = np.array([
-        [found.after([[n_s, k_s, n_c, k_c]], more).e[0] for k_c in range(n_c + 1)]
+        [found.updated([[n_s, k_s, n_c, k_c]], more).e[0] for k_c in range(n_c + 1)]
         for k_s in range(n_s + 1)
     ])  # fmt: skip
     line = np.einsum("is,sc,ic->i", binomial(n_s, p), e, binomial(n_c, p + d))
@@ -74,10 +74,10 @@ def test_one_arm_alone(side: int, d: float, n: int, data) -> None:
     gap = data.draw(st.sampled_from([0.1, 0.5]))
     beyond = d + gap * (1 - d) if side == 1 else d * (1 - gap)
     null = Null(0, side, d, (beyond,), late=data.draw(st.booleans()))
-    found = Bets.begin(Plan([null], [0.1], single=True)).after(
+    found = Bets.begin(Plan([null], [0.1], single=True)).updated(
         [[0, 0, 20, data.draw(st.floats(0, 20))]]
     )
-    e = {hits: found.after([[0, 0, n, hits]]).e[0] for hits in np.arange(0, n + 0.5, 0.5)}
+    e = {hits: found.updated([[0, 0, n, hits]]).e[0] for hits in np.arange(0, n + 0.5, 0.5)}
     for share in np.linspace(0, 1, 6):
         mean = d * share if side == 1 else d + (1 - d) * share
         halves = data.draw(st.floats(0, 2 * min(mean, 1 - mean)))
@@ -119,7 +119,7 @@ def test_a_block_without_one_of_the_arms_changes_nothing(sizes: list[tuple[int, 
     found = Bets.begin(Plan([Null(0, 1, 0.01, (0.1,)), Null(0, -1, 0.01, (0.0,))], [0.01]))
     for n, k in sizes:
         for block in ([n, min(k, n), 0, 0], [0, 0, n, min(k, n)]):
-            assert found.after([block]).e == pytest.approx(found.e)
+            assert found.updated([block]).e == pytest.approx(found.e)
 
 
 def simulated(seed: int, many: int, looks: int, plan_null: Null, rates, sizes) -> Bets:
@@ -132,7 +132,7 @@ def simulated(seed: int, many: int, looks: int, plan_null: Null, rates, sizes) -
     for look in range(looks):
         (p_s, p_c), (n_s, n_c) = rates(look, draw), sizes(look, draw)
         k_s, k_c = draw.binomial(n_s, p_s, many), draw.binomial(n_c, p_c, many)
-        found = found.after(np.stack([np.full(many, n_s), k_s, np.full(many, n_c), k_c], axis=1))
+        found = found.updated(np.stack([np.full(many, n_s), k_s, np.full(many, n_c), k_c], axis=1))
     return found
 
 
@@ -191,7 +191,7 @@ def test_faults_are_found_after_few_failures(excess: float, after: int, failures
         p_c = 0.001 + (excess if look * 5 >= after else 0.0)
         k_s, k_c = draw.binomial(95, 0.001, many), draw.binomial(5, p_c, many)
         lost += np.where(found.best < 400, k_c * (look * 5 >= after), 0)
-        found = found.after(np.stack([np.full(many, 95), k_s, np.full(many, 5), k_c], axis=1))
+        found = found.updated(np.stack([np.full(many, 95), k_s, np.full(many, 5), k_c], axis=1))
         if (found.best >= 400).all():
             break
     assert (found.best >= 400).mean() >= 0.5
@@ -200,7 +200,7 @@ def test_faults_are_found_after_few_failures(excess: float, after: int, failures
 
 def test_betting_anew_keeps_only_blame() -> None:
     plan = Plan([Null(0, 1, 0.01, (0.1,), late=True), Null(0, -1, 0.01, (0.0,))], [0.01])
-    before = Bets.begin(plan).after([[500, 0, 500, 2]]).after([[500, 1, 500, 1]])
+    before = Bets.begin(plan).updated([[500, 0, 500, 2]]).updated([[500, 1, 500, 1]])
     after = before.anew()
     assert after.e[0] == before.e[0] and after.e[1] == 1
     assert (after.seen == 0).all() and (after.memory == before.memory).all()
@@ -214,11 +214,11 @@ def test_a_plan_grows_without_changing_what_was_bet() -> None:
             single=True,
         )
 
-    one = Bets.begin(plan(1)).after([[0, 0, 30, 12]])
+    one = Bets.begin(plan(1)).updated([[0, 0, 30, 12]])
     two = one.grown(plan(2))
     assert list(two.e) == [one.e[0], 1.0]
-    both = two.after([[0, 0, 10, 5], [0, 0, 10, 9]])
-    assert both.e[0] == one.after([[0, 0, 10, 5]]).e[0] and both.e[1] > 10
+    both = two.updated([[0, 0, 10, 5], [0, 0, 10, 9]])
+    assert both.e[0] == one.updated([[0, 0, 10, 5]]).e[0] and both.e[1] > 10
 
 
 @settings(deadline=None)
@@ -264,7 +264,7 @@ def test_extreme_counts_neither_overflow_nor_end_as_no_number(block, single: boo
     found = Bets.begin(Plan(sides, [0.005], single=single))
     with np.errstate(over="raise", divide="raise", invalid="raise"):
         for _ in range(20):
-            found = found.after([block])
-        quiet = found.after([[0, 0, 0, 0]])
+            found = found.updated([block])
+        quiet = found.updated([[0, 0, 0, 0]])
     assert np.isfinite(found.e).all() and (found.best <= 1e101).all()
     assert quiet.e == pytest.approx(found.e), "no requests tell nothing"

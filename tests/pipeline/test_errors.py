@@ -178,11 +178,13 @@ def raised_by_syntax(path: Path) -> Exception:
 
 def test_the_place_of_a_mistake_is_the_innermost_line_of_the_own_code(tmp_path: Path) -> None:
     own = Path.cwd() / "src" / "flights"
-    assert Mistake.of(raised(own / "net.py"), 1, own).place == "src/flights/net.py:3 in read"
-    assert Mistake.of(raised(tmp_path / "net.py"), 1, own).place == ""
-    broken = Mistake.of(raised_by_syntax(own / "net.py"), 0, own)
+    assert (
+        Mistake.from_error(raised(own / "net.py"), 1, own).place == "src/flights/net.py:3 in read"
+    )
+    assert Mistake.from_error(raised(tmp_path / "net.py"), 1, own).place == ""
+    broken = Mistake.from_error(raised_by_syntax(own / "net.py"), 0, own)
     assert str(broken) == "rank 0 failed at src/flights/net.py:2: SyntaxError: invalid syntax"
-    assert "json/decoder.py" in Mistake.of(raised(own / "net.py"), 1, own).traceback
+    assert "json/decoder.py" in Mistake.from_error(raised(own / "net.py"), 1, own).traceback
 
 
 def test_a_mistake_in_one_pod_is_known_to_the_others(storage: str, tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_why_the_ranks_do_not_run_yet() -> None:
     job: dict[str, Any] = {"spec": {"suspend": True, "completions": 2}}
     assert "has not admitted" in waiting(job, [])
     job["spec"]["suspend"] = False
-    assert waiting(job, []) == "waiting: 2 pods are to be created"
+    assert waiting(job, []) == "waiting: 2 pods not created yet"
     unscheduled = pod(1)
     message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     scheduled = {"type": "PodScheduled", "status": "False", "message": message}

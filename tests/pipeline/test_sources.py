@@ -113,7 +113,7 @@ def test_a_row_without_a_readable_day_comes_with_the_first_month() -> None:
 
 def source(location: str, root: Path) -> Source:
     months = Months.model_validate({"from": "2025-01", "to": "2025-03"})
-    return Source.of(DataSettings(source=location, months=months), root)
+    return Source.from_settings(DataSettings(source=location, months=months), root)
 
 
 def test_a_source_is_a_folder_of_the_repo_and_reads_a_file_once(tmp_path: Path) -> None:

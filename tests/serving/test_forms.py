@@ -148,7 +148,7 @@ def test_arrow_that_is_none_is_refused(server: Servers) -> None:
     many = pa.concat_tables([table] * 5001)
     assert arrow(running, many).status_code == 413
     twice = pa.Table.from_arrays([*table.columns, table["hour"]], [*table.column_names, "hour"])
-    assert "hour: stands twice" in arrow(running, twice).json()["error"]
+    assert "hour: duplicate column" in arrow(running, twice).json()["error"]
     for body in (b"", b"nonsense", b"\xff\xff\xff\xff\x10\x00\x00\x00" + b"\x07" * 64):
         answer = running.client.post("/predict", content=body, headers={"content-type": ARROW})
         assert answer.status_code == 400, answer.text

@@ -183,7 +183,7 @@ def test_bad_input_is_refused_with_row_and_field(
         assert f"row {row}: {field}:{named} " in refusal["error"]
 
 
-def test_a_key_that_stands_twice_is_named(server: Servers) -> None:
+def test_a_duplicate_key_is_named(server: Servers) -> None:
     client, headers = server("binary").client, {"content-type": "application/json"}
     body = json.dumps({"rows": [ROW, ROW]}).replace("}]", ', "carrier": "UA"}]')
     answer = client.post("/predict", content=body, headers=headers)

@@ -430,7 +430,7 @@ class ReleasePolicy(_Strict):
             )
         return url
 
-    def of(self, version: int, digest: str | None = None) -> "Release":
+    def for_version(self, version: int, digest: str | None = None) -> "Release":
         """Asking for this version, by this image; else by the image that it is known by here."""
         known = self.digest if version == self.version else None
         return Release.model_validate({**dict(self), "version": version, "digest": digest or known})

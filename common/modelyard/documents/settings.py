@@ -30,9 +30,7 @@ def load_settings(path: Path, model: type[Model]) -> Model:
         raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     duplicate = _duplicate_key(root)
     if duplicate is not None:
-        raise UserError(
-            f"{path}:{duplicate.start_mark.line + 1}: {duplicate.value}: the key stands here twice"
-        )
+        raise UserError(f"{path}:{duplicate.start_mark.line + 1}: {duplicate.value}: duplicate key")
     try:
         return model.model_validate(values if values is not None else {})
     except ValidationError as error:
@@ -62,8 +60,8 @@ def _duplicate_key(node: yaml.Node | None) -> yaml.Node | None:
 def _place(node: yaml.Node | None, location: tuple[int | str, ...]) -> tuple[int, str]:
     """The line (1-based) of the deepest node on the way to `location`, and the key's name.
 
-    The tag by which pydantic chose among several models stands in the location, too, but
-    not in the file: it is passed over.
+    The tag by which pydantic chose among several models is part of the location, too, but
+    not of the file: it is skipped.
     """
     line = node.start_mark.line + 1 if node else 1
     names = []

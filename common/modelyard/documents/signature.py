@@ -84,7 +84,8 @@ class Signature(_Strict):
     def _consistent(self) -> Self:
         names = [i.name for i in self.inputs]
         if len(set(names)) != len(names):
-            raise ValueError(f"an input stands twice: {sorted(names)}")
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"duplicate inputs: {', '.join(repeated)}")
         least = {"binary": 2, "multiclass": 2, "regression": 0}[self.task]
         if len(self.classes) < least or (self.task != "multiclass" and len(self.classes) > least):
             raise ValueError(f"a {self.task} model can't have {len(self.classes)} classes")

@@ -79,7 +79,7 @@ class Null:
     """What a test tries to refute, and how it bets against it."""
 
     stream: int
-    """of blocks, by its place in the array that `Bets.after` takes"""
+    """of blocks, by its place in the array that `Bets.updated` takes"""
     side: int
     """1: `p_c - p_s <= d`; -1: `p_c - p_s >= d`"""
     d: float
@@ -131,7 +131,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Bets:
-    """Tests of a plan's nulls after some blocks. Immutable: `after` gives the next.
+    """Tests of a plan's nulls after some blocks. Immutable: `updated` gives the next.
 
     All arrays are of requests, hits, or e-values; shapes: (bets,), (streams, 4), (nulls,).
     """
@@ -185,7 +185,7 @@ class Bets:
 
         return Bets(plan, *map(joined, ("wealth", "memory", "exposure", "seen", "best")))
 
-    def after(self, blocks: ArrayLike, more: ArrayLike = 0.0, p_s: ArrayLike = np.nan) -> "Bets":
+    def updated(self, blocks: ArrayLike, more: ArrayLike = 0.0, p_s: ArrayLike = np.nan) -> "Bets":
         """After one more block of each stream.
 
         Args:

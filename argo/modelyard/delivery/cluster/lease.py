@@ -24,7 +24,7 @@ class Lease:
     def __init__(self, cluster: Cluster, metadata: Manifest) -> None:
         self._cluster, self._metadata, self._name = cluster, metadata, metadata["name"]
         self.holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._until = 0.0
+        self._deadline = 0.0
         """of time.monotonic(): nobody else takes it before"""
         self._done = threading.Event()
         self._renewal = threading.Thread(target=self._keep)
@@ -50,7 +50,7 @@ class Lease:
 
     def check(self) -> None:
         """Raises: LockLost: it was taken, or could not be renewed in time."""
-        if time.monotonic() > self._until:
+        if time.monotonic() > self._deadline:
             raise LockLost(
                 f"the lease {self._name} in namespace {self._cluster.namespace} was lost to "
                 "another controller, or could not be renewed; run the same again to go on"
@@ -58,12 +58,12 @@ class Lease:
 
     def renew(self) -> None:
         """Raises: UserError: no answer; it is still held until it ends."""
-        until = time.monotonic() + _LEASE_S
+        deadline = time.monotonic() + _LEASE_S
         present = self._cluster.get(_LEASE, self._name)
         if present is None or (present.get("spec") or {}).get("holderIdentity") != self.holder:
-            self._until = 0.0
+            self._deadline = 0.0
         elif self._cluster.replace(present | {"spec": _lease_spec(self.holder)}):
-            self._until = until
+            self._deadline = deadline
 
     def _take(self) -> None:
         """A holder is waited for until it is seen to renew the lease, or to let it run out.
@@ -73,7 +73,7 @@ class Lease:
         lease = {"apiVersion": _LEASE[0], "kind": _LEASE[1], "metadata": self._metadata}
         seen, ends = "", math.inf
         while True:
-            until = time.monotonic() + _LEASE_S
+            deadline = time.monotonic() + _LEASE_S
             mine = {"spec": _lease_spec(self.holder)}
             if self._cluster.create(lease | mine):
                 break
@@ -86,15 +86,15 @@ class Lease:
             if holder and seen not in ("", version):
                 where = f"in namespace {self._cluster.namespace}"
                 raise UserError(f"{holder} is releasing {where}; wait for it to end")
-            over = not holder or time.monotonic() > ends
-            if over and self._cluster.replace(present | mine):
+            expired = not holder or time.monotonic() > ends
+            if expired and self._cluster.replace(present | mine):
                 break
             if holder and not seen:
                 seen, ends = version, time.monotonic() + _LEASE_S
                 say(f"{holder} has the lease {self._name}: waiting for up to {_LEASE_S} s to see "
                      "whether it is still at work")  # fmt: skip
             time.sleep(AGAIN_S)
-        self._until = until
+        self._deadline = deadline
 
     def _keep(self) -> None:
         while not self._done.wait(_LEASE_S / 3):

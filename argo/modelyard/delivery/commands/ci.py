@@ -65,7 +65,7 @@ def _attach_sbom(image: str) -> None:
 def _releases(image: str) -> None:
     """What to submit of this image: the first environment, and those that wait for it."""
     release, model = load_release(), project_name()
-    release = release.of(release.version, _digest(image))
+    release = release.for_version(release.version, _digest(image))
     found = [
         {
             "environment": name,

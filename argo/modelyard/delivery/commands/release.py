@@ -92,7 +92,7 @@ def run(
     with ports.record.lock(), _ctrl_c(), Progress(title, _stream(as_json)) as progress:
         controller = Controller(ports, place.policy, progress.follow, clients)
         try:
-            given = _provenance(policy.of(version), place)
+            given = _provenance(policy.for_version(version), place)
             state = _to_the_end(controller, controller.open(version, given))
         except Unchanged as same:
             _print_unchanged(str(same), version, as_json)
@@ -270,7 +270,7 @@ def stop(env: Env) -> None:
     if not isinstance(place, Local):
         raise UserError(f"{env} is no local environment; scale its Deployments instead")
     with FileRecord().lock():
-        DataPlane.of(project_name(), place).shut_down()
+        DataPlane.for_environment(project_name(), place).shut_down()
     print(f"{env}: stopped")
 
 
@@ -317,7 +317,7 @@ def _asked(
         raise UserError(f"{RELEASE_FILE} asks for no version: give --candidate")
     if digest and not re.match(DIGEST, digest):
         raise UserError(f"--digest {digest}: give sha256: and 64 digits, as the registry does")
-    return policy.of(version, digest), env, place
+    return policy.for_version(version, digest), env, place
 
 
 def _provenance(
@@ -375,7 +375,7 @@ def _to_the_end(controller: Controller, state: State) -> State:
 def _envoy(place: Local) -> Health:
     from modelyard.delivery.local.data_plane import DataPlane
 
-    return DataPlane.of(project_name(), place).envoy.health()
+    return DataPlane.for_environment(project_name(), place).envoy.health()
 
 
 def _go_back(controller: Controller, version: int) -> int:

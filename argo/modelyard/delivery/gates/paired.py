@@ -28,10 +28,10 @@ class Paired:
     def begin(cls, most: float) -> "Paired":
         return cls(most, Bets.begin(pair_layout(most).plan))
 
-    def after(self, pairs: Pairs | None) -> "Paired":
+    def updated(self, pairs: Pairs | None) -> "Paired":
         if pairs is None:
             return self
-        bets = self.bets.after([_one_arm(pairs.requests, pairs.disagreement)])
+        bets = self.bets.updated([_one_arm(pairs.requests, pairs.disagreement)])
         new = tuple(name for name in pairs.slices if name not in self.names)
         names, slices = self.names + new, self.slices
         if new:
@@ -39,7 +39,7 @@ class Paired:
             slices = slices.grown(plan) if slices else Bets.begin(plan)
         if slices:
             found = (pairs.slices.get(name, _NO_SLICE) for name in names)
-            slices = slices.after([_one_arm(s.requests, s.disagreement) for s in found])
+            slices = slices.updated([_one_arm(s.requests, s.disagreement) for s in found])
         return Paired(self.most, bets, slices, names)
 
     def verdicts(self, level: Level, slices: bool) -> Iterator[Verdict]:

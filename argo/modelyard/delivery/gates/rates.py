@@ -33,7 +33,7 @@ class Slow:
     stable: dict[float, float] = field(default_factory=dict)
     """upper edge, ms → requests"""
 
-    def after(self, arm: Arm) -> "Slow":
+    def updated(self, arm: Arm) -> "Slow":
         fade = math.exp(-arm.requests / _FADE)
         kept = {edge: count * fade for edge, count in self.stable.items()}
         return Slow(added(kept, arm.latency))
@@ -81,7 +81,7 @@ class Shape:
     unscored: tuple[float, float] = (0.0, 0.0)
     """requests of stable and the candidate so far, less their scores"""
 
-    def after(self, block: Block) -> "Shape":
+    def updated(self, block: Block) -> "Shape":
         scores = self._by_request(block)
         counted = zip(self.unscored, _arms(block), scores, strict=True)
         s, c = (before + arm.requests - sum(found.values()) for before, arm, found in counted)

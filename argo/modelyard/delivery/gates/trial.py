@@ -24,7 +24,7 @@ from modelyard.delivery.evidence.differences import Block
 from modelyard.delivery.gates.paired import Paired
 from modelyard.delivery.gates.rates import KNOWN, Shape, Slow, latency_limit, too_coarse
 from modelyard.delivery.gates.test_plan import EDGES, RATIOS, SHIFTS, Layout, alone_plan, layout
-from modelyard.delivery.gates.verdicts import Level, Verdict, between, spanning
+from modelyard.delivery.gates.verdicts import Level, Verdict, difference_text, spanning
 from modelyard.delivery.policy import Gates, Latency, Policy
 from modelyard.statistics.histograms import Histogram, added, quantile, quantile_bucket
 from modelyard.statistics.sequential import Bets, band, rate_bound
@@ -32,7 +32,7 @@ from modelyard.statistics.sequential import Bets, band, rate_bound
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """All tests of a release after some looks. Immutable: `after` gives the next."""
+    """All tests of a release after some looks. Immutable: `updated` gives the next."""
 
     gates: Gates
     level: Level
@@ -65,7 +65,7 @@ class Trial:
             paired=Paired.begin(predictions.max_disagreement) if predictions else None,
         )
 
-    def after(self, block: Block, live: bool) -> "Trial":
+    def updated(self, block: Block, live: bool) -> "Trial":
         """One look more; `live`: the candidate answered users, not copies."""
         gates, s, c = self.gates, block.stable, block.candidate
         slow, shape, bets, expected = self.slow, self.shape, self.bets, [math.nan]
@@ -74,15 +74,15 @@ class Trial:
         if gates.latency:
             blocks, shares = slow.streams(gates.latency, block)
             streams, expected = streams + blocks, expected + shares
-            slow = slow.after(s)
+            slow = slow.updated(s)
         if gates.scores:
             streams += shape.streams(block)
-            shape = shape.after(block)
+            shape = shape.updated(block)
         p_s = np.array(expected + [math.nan] * (len(streams) - len(expected)))
         # A quantile is exceeded by 1 - quantile, an edge of its bucket by fewer or by more: by as
         # much the candidate may differ from what stable exceeds that edge by.
         rest = 1 - gates.latency.quantile if gates.latency else 0.0
-        bets = bets.after(streams, np.where(np.isnan(p_s), 0.0, rest - p_s), p_s)
+        bets = bets.updated(streams, np.where(np.isnan(p_s), 0.0, rest - p_s), p_s)
         if shape.edges != self.shape.edges:
             bets = bets.remember(shape.known(len(streams)))
         return replace(
@@ -90,8 +90,8 @@ class Trial:
             bets=bets,
             slow=slow,
             shape=shape,
-            paired=self.paired and self.paired.after(block.pairs),
-            alone=self.alone and self.alone.after([[0, 0, c.requests, k_c]]),
+            paired=self.paired and self.paired.updated(block.pairs),
+            alone=self.alone and self.alone.updated([[0, 0, c.requests, k_c]]),
             latency=(added(self.latency[0], s.latency), added(self.latency[1], c.latency)),
             excess=self.excess + (self._excess(s, c) if live else 0.0),
         )
@@ -152,7 +152,7 @@ class Trial:
         return self.level.verdict(
             "errors",
             f"{k_c:.0f} of {n_c:.0f} failed at the candidate, {k_s:.0f} of {n_s:.0f} at stable; "
-            f"{between(*spanning(lower, upper, estimate))} (margin {margin:.2%})",
+            f"{difference_text(*spanning(lower, upper, estimate))} (margin {margin:.2%})",
             e=max(self._harm("errors.harm"), float(alone)),
             proof=self._proofs("errors.upper")[margin],
             n=n_c,
@@ -232,7 +232,7 @@ class Trial:
         return {null.d: float(e) for null, e in known}
 
 
-def beyond(gates: Gates, stable: Arm, candidate: Arm) -> str | None:
+def limit_exceeded(gates: Gates, stable: Arm, candidate: Arm) -> str | None:
     """Which estimate of these counts alone is not within its limit, for people; None: all are."""
     if not stable.requests or not candidate.requests:
         return "no requests to compare"

@@ -129,10 +129,14 @@ def spanning(lower: float, upper: float, seen: float | None) -> tuple[float, flo
     return (lower, upper) if seen is None else (min(lower, seen), max(upper, seen))
 
 
-def between(lower: float, upper: float) -> str:
-    """Two percentages, or what little is known."""
+def difference_text(lower: float, upper: float) -> str:
+    """The bounds of a difference, or what little is known of it."""
     if upper >= 1 and lower <= -1:
-        return "not known how far apart"
+        return "difference not known yet"
     if lower <= -1 or upper >= 1:
-        return f"at least {lower:+.2%} apart" if upper >= 1 else f"at most {upper:+.2%} apart"
-    return f"{lower:+.2%} to {upper:+.2%} apart"
+        return (
+            f"difference at least {lower:+.2%}"
+            if upper >= 1
+            else f"difference at most {upper:+.2%}"
+        )
+    return f"difference {lower:+.2%} to {upper:+.2%}"

@@ -20,7 +20,7 @@ class DataPlane:
     servers: BentoServers
 
     @classmethod
-    def of(cls, model: str, environment: Local, state: Path = STATE) -> Self:
+    def for_environment(cls, model: str, environment: Local, state: Path = STATE) -> Self:
         """Started or not; `model` is the name of the Bentos."""
         folders = Folders(model, state)
         envoy = Envoy(folders.envoy, environment.port)

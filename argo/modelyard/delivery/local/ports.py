@@ -18,7 +18,7 @@ from modelyard.documents.layout import STATE
 
 def local_ports(model: str, environment: Local, state: Path = STATE) -> Ports:
     """The four ports of this machine; `model` is the name of the Bentos."""
-    plane = DataPlane.of(model, environment, state)
+    plane = DataPlane.for_environment(model, environment, state)
     return Ports(
         router=EnvoyRouter(plane.envoy, plane.servers),
         runtime=plane.servers,

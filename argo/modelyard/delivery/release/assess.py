@@ -28,7 +28,7 @@ def assess(state: State, evidence: Evidence) -> Assessment:
         return Assessment(evidence, state.tests, ())
     if not continues(state.last, counts):
         return Assessment(evidence, state.tests, ())
-    tests = state.tests.after(difference(state.last, counts), live=not shadow)
+    tests = state.tests.updated(difference(state.last, counts), live=not shadow)
     if state.mixed:
         tests = tests.anew()
     return Assessment(evidence, tests, tests.verdicts(shadow))

@@ -18,7 +18,7 @@ from modelyard.delivery.evidence.counts import Arm, Counts
 from modelyard.delivery.evidence.differences import answered
 from modelyard.delivery.evidence.looks import Evidence
 from modelyard.delivery.gates.harm_budget import Outlook
-from modelyard.delivery.gates.trial import beyond
+from modelyard.delivery.gates.trial import limit_exceeded
 from modelyard.delivery.gates.verdicts import Verdict
 from modelyard.delivery.release.assess import Assessment, user_rate
 from modelyard.delivery.release.state import RECENT, Action, State, exposure, is_step
@@ -104,12 +104,12 @@ def _unclear(state: State, seen: Assessment) -> str | None:
     """Why nothing can be decided by this look; None if something can."""
     evidence = seen.evidence
     if evidence.candidate.silent:
-        until = ": it gets no users until one is" if state.phase == "canary" else ""
-        return f"no server of version {state.candidate} is ready{until}"
+        meanwhile = ": it gets no users until one is" if state.phase == "canary" else ""
+        return f"no server of version {state.candidate} is ready{meanwhile}"
     if evidence.stable is not None and evidence.stable.silent:
         return f"no server of stable version {state.stable} is ready"
     if not seen.verdicts or evidence.counts is None:
-        return "no evidence: " + (evidence.note or "the counts are old or began anew")
+        return "no evidence: " + (evidence.note or "the counts are stale or were restarted")
     if not _stable_ready(evidence) or evidence.candidate.status != "ready":
         return "a server is not ready"
     if state.baseline is None:
@@ -136,9 +136,9 @@ def _wanting(state: State, evidence: Evidence) -> str | None:
     if apart:
         return apart
     if not shadow and _elapsed(state, evidence) < policy.canary.min_duration:
-        return f"all is well so far; it has to be for {policy.canary.min_duration:g} s"
+        return f"no harm so far; min_duration is {policy.canary.min_duration:g} s"
     if not _answered(state, evidence):
-        return "nobody asked the candidate since the last look"
+        return "no request reached the candidate since the last look"
     return None
 
 
@@ -148,7 +148,7 @@ def _apart(state: State, evidence: Evidence) -> str | None:
     stable, candidate = exposure(state, evidence.counts)
     if state.weight == 100 and state.tests:
         stable = state.tests.stable()
-    return beyond(state.policy.gates, stable, candidate)
+    return limit_exceeded(state.policy.gates, stable, candidate)
 
 
 def _unproven(verdicts: Iterable[Verdict]) -> str | None:

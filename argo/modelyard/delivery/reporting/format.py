@@ -11,22 +11,22 @@ GATES = {
     "errors": (
         "Errors",
         "Does the candidate fail more often than stable?",
-        "How many more of its answers fail than of stable's, in 100.",
+        "The candidate's failure rate less stable's, in percentage points.",
     ),
     "latency": (
         "Latency",
         "Is the candidate slower than the policy allows?",
-        "How many times as long its slow answers take as stable's.",
+        "The candidate's slow answers as a multiple of stable's.",
     ),
     "predictions": (
         "Predictions",
-        "Does the candidate answer the same requests otherwise than stable?",
-        "How many of the same requests both versions answered differently, in 100.",
+        "How often do the two versions answer the same request differently?",
+        "The share of requests that the two versions answered differently.",
     ),
     "scores": (
         "Scores",
-        "Are the candidate's scores spread as stable's are?",
-        "How many scores, in 100, would have to move for both spreads to be the same.",
+        "Do the two versions' scores have the same distribution?",
+        "The largest distance between the two cumulative distributions.",
     ),
 }
 """of each kind of gate: its name, what it asks, how to read its picture"""

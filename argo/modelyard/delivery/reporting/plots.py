@@ -155,9 +155,9 @@ class Pictures:
             lower = [low if y is None else y * scale for y, _ in both]
             upper = [high if y is None else y * scale for _, y in both]
             ax.fill_between(xs, lower, upper, color=CANDIDATE, alpha=0.18, lw=0,
-                            label="where it may be")  # fmt: skip
+                            label="confidence bounds")  # fmt: skip
             ys = [math.nan if v.estimate is None else v.estimate * scale for _, v in track]
-            ax.plot(xs, ys, color=CANDIDATE, label="seen so far")
+            ax.plot(xs, ys, color=CANDIDATE, label="estimate")
             limits = [math.nan if v.limit is None else v.limit * scale for _, v in track]
             ax.plot(xs, limits, color=LIMIT, ls="--", lw=1.4, label="limit")
             ax.fill_between(xs, limits, high, color=LIMIT, alpha=0.06, lw=0)
@@ -172,9 +172,9 @@ class Pictures:
             ceiling = 30 * (threshold or 100.0)
             shown = [(t, min(max(v.e, 1e-3), ceiling)) for t, v in track if v.e is not None]
             xs, ys = [self._clock(t) for t, _ in shown], [y for _, y in shown]
-            ax.plot(xs, ys, color=CANDIDATE, label="evidence against it")
+            ax.plot(xs, ys, color=CANDIDATE, label="e-value")
             if threshold:
-                ax.axhline(threshold, color=LIMIT, ls="--", lw=1.4, label="enough to roll back")
+                ax.axhline(threshold, color=LIMIT, ls="--", lw=1.4, label="rollback")
                 ax.axhspan(threshold, ceiling, color=LIMIT, alpha=0.06, lw=0)
                 crossed = next((p for p in shown if p[1] >= threshold), None)
                 if crossed:

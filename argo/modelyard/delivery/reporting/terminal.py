@@ -178,15 +178,15 @@ def _cells(v: Verdict, signs: bool) -> dict[str, str]:
         "now": _now(v),
         "": _scale(v, signs),
         "seen": seen(v),
-        "surely within": interval(v),
+        "bounds": interval(v),
         "limit": limit(v),
         "against it": weighed(v),
     }
     return cells if signs else {name: text.replace("×", "x") for name, text in cells.items()}
 
 
-_ORDER = ("gate", "now", "", "seen", "surely within", "limit", "against it")
-_COLUMNS = ("gate", "now", "seen", "limit", "surely within", "against it", "")
+_ORDER = ("gate", "now", "", "seen", "bounds", "limit", "against it")
+_COLUMNS = ("gate", "now", "seen", "limit", "bounds", "against it", "")
 
 
 def _style(column: str, v: Verdict) -> str:

@@ -107,7 +107,7 @@ def _readable(file: Path) -> Iterator[None]:
 def _check(file: Path, schema: pa.Schema, signature: Signature) -> None:
     repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if repeated:
-        raise UserError(f"{file}: column {repeated[0]} stands twice")
+        raise UserError(f"{file}: duplicate column {repeated[0]}")
     missing = [given.name for given in signature.inputs if given.name not in schema.names]
     if missing:
         raise UserError(

@@ -163,7 +163,7 @@ def _other_content(tag: str, changed: list[str]) -> str:
     return (
         f"{tag} was built from other content (changed: {listed}); a version stays what it was. "
         "Run `make train` to register a new version that takes the changes along; or, while "
-        "this one was never released, build it anew: "
+        "this one was never released, rebuild it: "
         f"modelyard build --version {tag.partition(':')[2]} --replace"
     )
 

@@ -43,7 +43,7 @@ class ArrowDecoder:
         table = _table(body, max_rows)
         check_count(table.num_rows, max_rows)
         repeated = [n for n in table.column_names if table.column_names.count(n) > 1]
-        refuse_errors([RowError(0, n[:100], "stands twice") for n in repeated])
+        refuse_errors([RowError(0, n[:100], "duplicate column") for n in repeated])
         refuse_errors(self._validator.wrong_names(0, table.column_names))
         refuse_errors(wrong_types(table.schema, self._signature))
         arrays, errors = self.encode(table)

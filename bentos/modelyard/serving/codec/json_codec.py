@@ -39,7 +39,7 @@ class JsonDecoder:
         self._numbers, self._categories = _values(numbers), _values(categories)
         row = _struct(places, names)
         self._rows = _decoder("rows", list[row])
-        self._columns = _decoder("columns", _struct(places, names, of=list))
+        self._columns = _decoder("columns", _struct(places, names, container=list))
 
     def decode(self, body: bytes) -> Decoded:
         """
@@ -54,7 +54,7 @@ class JsonDecoder:
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
         count = len(rows)
-        # A key brings a colon. More of them than keys: one stands twice, or in a string.
+        # A key brings a colon. More of them than keys: a duplicate key, or a colon in a string.
         if not 0 < count <= self._max_rows or body.count(b":") != 1 + count * self._width:
             return None
         numbers = self._coder.numbers([*map(self._numbers, rows)])
@@ -93,7 +93,7 @@ class JsonDecoder:
         form, given = _form(content)
         objects = [given] if form == "columns" else [r for r in given if type(r) is dict]
         if name := _repeated_key(body, objects):
-            raise Refusal(400, f"the key {name[:100]!r} stands twice in one object")
+            raise Refusal(400, f"duplicate key {name[:100]!r} in one object")
         rows = self._rows_of(given) if form == "columns" else given
         check_count(len(rows), self._max_rows)
         refuse_errors(self._validator.errors(rows))
@@ -138,10 +138,10 @@ def _decoder(key: str, value: Any) -> Any:
     return msgspec.json.Decoder(whole)
 
 
-def _struct(places: dict[str, Input], names: dict[str, str], of: Any = None) -> Any:
-    """A row, or with `of=list` one list a field."""
+def _struct(places: dict[str, Input], names: dict[str, str], container: Any = None) -> Any:
+    """A row, or with `container=list` one list a field."""
     types = {place: json_type(given) for place, given in places.items()}
-    fields = [(place, of[kind] if of else kind) for place, kind in types.items()]
+    fields = [(place, container[kind] if container else kind) for place, kind in types.items()]
     return msgspec.defstruct("Row", fields, rename=names, forbid_unknown_fields=True, gc=False)
 
 

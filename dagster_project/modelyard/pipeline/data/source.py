@@ -28,7 +28,7 @@ class Source:
     )
 
     @classmethod
-    def of(cls, data: DataSettings, root: Path) -> "Source":
+    def from_settings(cls, data: DataSettings, root: Path) -> "Source":
         return cls(data.source, data.months, root)
 
     @property

@@ -88,11 +88,11 @@ def clear(folder: Path, job: Job) -> None:
 
 def _wait_for_others(log: Path) -> None:
     """For the ranks of a run that was killed, whose last checkpoint is still being written."""
-    until, told = time.monotonic() + GRACE + 10, False
+    deadline, told = time.monotonic() + GRACE + 10, False
     while log.exists():
         with log.open() as file, suppress(BlockingIOError):
             return fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise UserError(
                 f"another run trains in {log.parent}; wait for its end, or end its processes "
                 f"(fuser {log} lists them)"

@@ -150,19 +150,19 @@ def make_features(
     signature: Signature,
 ) -> dg.MaterializeResult:
     """valid → features, one Parquet file a partition."""
-    figures, without = {}, 0
+    figures, dropped = {}, 0
     for month in partitions_of(context):
         path = workspace.partition("features", month)
         rows, unknown = write_features(
             workspace.partition("valid", month), path, features, signature
         )
-        without += unknown
+        dropped += unknown
         figures[month] = {
             "dagster/row_count": rows,
             "rows_without_target": unknown,
             "content": stored_hash(path),
         }
-    text = f"{_rows(figures)}; {without:,} without a target left out"
+    text = f"{_rows(figures)}; {dropped:,} without a target left out"
     return partitions_done(context, "features", text, figures)
 
 

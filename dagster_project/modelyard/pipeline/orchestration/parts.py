@@ -76,7 +76,7 @@ class Parts(Generic[Own]):
 
     def source(self) -> Source:
         """What `read` is given."""
-        return Source.of(self.config().data, self.workspace.root)
+        return Source.from_settings(self.config().data, self.workspace.root)
 
     def build_network(self, own: Own) -> "tuple[nn.Module, Callable[[Tensor], Tensor]]":
         """The network with these settings, and its `score`. Imports torch.

@@ -1,4 +1,8 @@
-"""The plots of a model card, by task."""
+"""The plots of a model card, by task.
+
+scikit-learn's displays where they show as much: its calibration curve has no intervals, its
+confusion matrix no counts beside the shares, its prediction error no density.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,18 +49,18 @@ def draw_plots(
 
 
 def _roc(axes: "Axes", signature: Signature, target: np.ndarray, score: np.ndarray) -> None:
-    from sklearn.metrics import auc, roc_curve
+    from sklearn.metrics import RocCurveDisplay
 
-    false, true, _ = roc_curve(target, score)
-    axes.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="chance")
-    axes.plot(false, true, color=ACCENT, linewidth=2, label=f"AUC {auc(false, true):.3f}")
-    axes.set(
-        xlabel="false positive rate",
-        ylabel="true positive rate",
-        xlim=(0, 1),
-        ylim=(0, 1.01),
-        aspect="equal",
+    RocCurveDisplay.from_predictions(
+        target,
+        score,
+        ax=axes,
+        name="model",
+        curve_kwargs={"color": ACCENT, "linewidth": 2},
+        plot_chance_level=True,
+        chance_level_kw={"color": MUTED, "linewidth": 1},
     )
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
     axes.legend(loc="lower right", frameon=False)
 
 

@@ -146,12 +146,12 @@ class Writer(threading.Thread):
     def end(self, status: str, history: History | None) -> None:
         """Give the run what it lacks of the epochs, the final figures and its status."""
         patience = HURRY if status == "KILLED" else PATIENCE
-        until = time.monotonic() + patience
+        deadline = time.monotonic() + patience
         final = End(status, _final(history) if history else {})
         with suppress(queue.Full):
             for each in (*(history.epochs if history else ()), final):
-                self._given.put(each, timeout=max(0.0, until - time.monotonic()))
-        self.join(max(0.0, until - time.monotonic()))
+                self._given.put(each, timeout=max(0.0, deadline - time.monotonic()))
+        self.join(max(0.0, deadline - time.monotonic()))
         if self.is_alive():
             self._failed(f"{mlflow_runs.uri(self._workspace)} took more than {patience} s")
 

@@ -153,5 +153,5 @@ def read(path: Path, tensors: dict[str, Any], group: Any) -> None:
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         raise UserError(
-            f"checkpoint {path} cannot be read ({cause}); delete {path.parent} to start anew"
+            f"checkpoint {path} cannot be read ({cause}); delete {path.parent} to start over"
         ) from None

@@ -50,9 +50,9 @@ class Reporter:
         self._log(f"warning: {who}; all ranks are started again: restart {count} of {most}")
 
     def resumed(self, epoch: int, step: int, ranks: int) -> None:
-        by = f" by {ranks} ranks" if ranks != self._ranks else ""
+        world = f" by {ranks} ranks" if ranks != self._ranks else ""
         if self._rank == 0:
-            self._log(f"going on from the checkpoint{by} in epoch {epoch}, after step {step}")
+            self._log(f"going on from the checkpoint{world} in epoch {epoch}, after step {step}")
 
     def stopped(self, epoch: int, step: int) -> None:
         if self._rank == 0:

@@ -63,7 +63,7 @@ class Mistake(BaseModel):
     traceback: str = ""
 
     @classmethod
-    def of(cls, error: Exception, rank: int, own: Path) -> Self:
+    def from_error(cls, error: Exception, rank: int, own: Path) -> Self:
         """`own` is the folder that the training module lies in."""
         told = error.msg if isinstance(error, SyntaxError) else str(error)
         text = f"{type(error).__name__}: {told.strip()}".splitlines()[0]

@@ -52,7 +52,7 @@ def _explain(error: Exception, module: str, mistake: Path) -> None:
         return
     spec = importlib.util.find_spec(module.partition(".")[0])
     own = Path(spec.origin).parent if spec and spec.origin else Path.cwd()
-    said = Mistake.of(error, int(os.environ["RANK"]), own)
+    said = Mistake.from_error(error, int(os.environ["RANK"]), own)
     with replaced(mistake) as new:
         new.write_text(said.model_dump_json())
 

@@ -89,19 +89,19 @@ def route_table(routes: Routes) -> dict[str, Any]:
 
 
 def _rule(
-    to: dict[str, Any] | None,
+    clusters: dict[str, Any] | None,
     otherwise: str = "",
     arm: str | None = None,
     mirror: str | None = None,
 ) -> dict[str, Any]:
-    """One route: `to` these clusters, or a 503 that says why not."""
+    """One route: to these clusters, or a 503 that says why not."""
     match: dict[str, Any] = {"prefix": "/"}
     if arm is not None:
         match["headers"] = [{"name": ARM_HEADER, "string_match": {"exact": arm}}]
-    if to is None:
+    if clusters is None:
         body = {"inline_string": f"{otherwise}\n"}
         return {"match": match, "direct_response": {"status": 503, "body": body}}
-    action = {**to, "timeout": f"{_REQUEST_S}s"}
+    action = {**clusters, "timeout": f"{_REQUEST_S}s"}
     if mirror is not None:
         action["request_mirror_policies"] = [{"cluster": mirror}]
     return {"match": match, "route": action}

@@ -81,10 +81,10 @@ class JobClient:
         }
         for other in others:
             owned = other | {"metadata": other["metadata"] | {"ownerReferences": [owner]}}
-            until = time.monotonic() + LEAVING
+            deadline = time.monotonic() + LEAVING
             with _answers(f"create {other['kind']} {other['metadata']['name']}"):
                 while not self._create(owned) and new:
-                    if time.monotonic() > until:
+                    if time.monotonic() > deadline:
                         raise UserError(
                             f"kubernetes: a {other['kind']} {other['metadata']['name']} is there "
                             "already, and of no training; delete it"
@@ -195,7 +195,7 @@ def waiting(job: Manifest, pods: list[Manifest]) -> str:
                 return f"waiting: pod {index_of(pod)}: {condition.get('message', 'not scheduled')}"
         return f"waiting: pod {index_of(pod)}: {hopeless(pod) or 'its container starts'}"
     missing = job["spec"]["completions"] - len(pods)
-    return f"waiting: {missing} pods are to be created" if missing > 0 else ""
+    return f"waiting: {missing} pods not created yet" if missing > 0 else ""
 
 
 def hopeless(pod: Manifest) -> str:

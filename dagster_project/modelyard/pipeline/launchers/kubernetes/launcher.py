@@ -191,10 +191,10 @@ class JobFollower:
 
     def _remove(self) -> None:
         """Delete the Job and wait until its pods are gone: they'd join the new one's ranks."""
-        name, until = self._training.name, time.monotonic() + GOING
+        name, deadline = self._training.name, time.monotonic() + GOING
         self._cluster.delete(name)
         while self._cluster.job(name):
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise UserError(
                     f"training: the pods of Job {name} do not end; if their node is gone, run "
                     f"kubectl delete pods -l {LABEL}={name} --force, then this again"
