@@ -46,7 +46,8 @@ def test_shared_names_stand_in_the_documents_only() -> None:
         if "commands" not in path.parts
         for name in written(path.read_text()) & shared
     }
-    assert not again
+    # A layout of another's: skopeo's folder of an image has a file of that name.
+    assert again == {"argo/modelyard/delivery/publishing.py: manifest.json"}
 
 
 def test_a_second_place_is_found() -> None:

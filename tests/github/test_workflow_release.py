@@ -289,12 +289,15 @@ def test_the_bill_of_materials_lies_beside_the_image(
 
     def that_step_only(workflow: dict) -> None:
         job = workflow["jobs"]["image"]
+        checkout = job["steps"][0]
+        assert checkout["uses"].startswith("actions/checkout@")
         (step,) = (s for s in job["steps"] if s.get("name") == "Attach the bill of materials")
         del step["if"]
         step["env"] = {"IMAGE": f"{repository}@{digest}"}
         source = ".modelyard/bentoml/bentos/flight-delay/1/src"
         built = f"mkdir -p {source} && echo -n '{bill}' > {source}/sbom.cdx.json"
-        workflow["jobs"] = {"image": job | {"steps": [{"run": built}, step], "outputs": {}}}
+        steps = [checkout, {"run": built}, step]
+        workflow["jobs"] = {"image": job | {"steps": steps, "outputs": {}}}
         workflow[True if True in workflow else "on"]["workflow_call"].pop("outputs")
 
     plant(repo, that_step_only)

@@ -95,6 +95,7 @@ def _reference(path: Path, signature: Signature) -> tuple[list[Any], np.ndarray]
     scores = score_columns(signature)
     try:
         table = pq.ParquetFile(path).read(inputs + scores, use_threads=False)
+        table = table.select(inputs + scores)  # `read` leaves out what is missing, and says nothing
     except (OSError, KeyError, pa.ArrowException) as error:
         raise UserError(f"{path}: self-check failed: {error}; train the model again") from None
     if not table.num_rows:
