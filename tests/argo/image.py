@@ -8,7 +8,7 @@ from support import ROOT
 TAG = "localhost/modelyard-delivery:test"
 
 
-def build() -> str:
+def build(version: str) -> str:
     """Its tag, after it was built on `image.base()` by what builds images here.
 
     The image is kept, by whose layers the next time takes seconds.
@@ -17,8 +17,8 @@ def build() -> str:
         CalledProcessError: it failed; `stderr` says why.
     """
     before = _known()
-    base = f"--build-arg=BASE={image.base()}"
-    _build("--layers", base, "--file=argo/Dockerfile", f"--tag={TAG}", str(ROOT))
+    given = [f"--build-arg=BASE={image.base()}", f"--build-arg=VERSION={version}"]
+    _build("--layers", *given, "--file=argo/Dockerfile", f"--tag={TAG}", str(ROOT))
     if before not in ("", _known()):
         image.remove(before)
     return TAG

@@ -31,6 +31,7 @@ from modelyard.delivery.cluster.record import ConfigMapRecord
 from modelyard.delivery.manifests.render import target_of
 from modelyard.delivery.policy import load_release
 from modelyard.delivery.step_interface import StepName
+from modelyard.documents.version import platform_version
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,7 +63,7 @@ print([m.__name__ for m, cached in known.items() if cached and not os.path.exist
 def tag() -> str:
     if image.base() is None:
         pytest.skip(image.NONE)
-    return delivery.build()
+    return delivery.build(platform_version())
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,17 @@ def test_it_is_little_larger_than_its_base(tag: str) -> None:
     base = image.base()
     assert base is not None
     assert image.size(tag) - image.size(base) <= LARGER_THAN_ITS_BASE
+
+
+def test_it_is_not_built_without_a_version(tag: str) -> None:
+    """Its steps could name nothing in a cluster, which a rollback's write-back would find first."""
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        delivery.build("")
+    assert "VERSION: add --build-arg VERSION=" in failed.value.stderr
+
+
+def test_it_says_what_version_it_is(runner: image.Runner) -> None:
+    assert platform_version() in runner.run("modelyard", "--version").stdout
 
 
 def test_it_holds_what_steers_and_no_more(runner: image.Runner) -> None:

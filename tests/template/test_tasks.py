@@ -57,8 +57,12 @@ def train(repo: Path) -> subprocess.CompletedProcess[str]:
 
 
 def command(repo: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(repo, str(script()), *arguments)
+
+
+def run(repo: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [script(), *arguments],
+        command,
         cwd=repo,
         env={
             **os.environ,
@@ -109,7 +113,7 @@ def test_blank_start_passes_its_own_tests(blank: Path, task: str) -> None:
 
 
 def own_tests(repo: Path, *tests: str) -> None:
-    done = command(repo, "pytest", "-q", *tests)
+    done = run(repo, sys.executable, "-m", "pytest", "-q", *tests)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
