@@ -102,7 +102,7 @@ def test_example_trains_to_a_package_that_predicts(example: Path, task: str) -> 
 @pytest.mark.slow
 def test_example_passes_its_own_tests(example: Path) -> None:
     """Those that a blank start has not, or that read the example; the training is above."""
-    row = "tests/test_model.py::test_example_row_fits_the_declared_inputs"
+    row = "tests/test_model.py::test_the_example_row_has_the_declared_inputs"
     own_tests(example, "tests/test_data.py", "tests/test_release.py", row)
 
 
