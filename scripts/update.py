@@ -292,7 +292,8 @@ def _look_at(update: Update, made: Plan) -> None:
     files = [name for name in dict.fromkeys(listed) if name not in passed]
     found = broken_calls(update.platform, update.now, update.target, git.folder, files)
     if found is None:
-        update.told.append("pyrefly is not installed: calls of the platform were not checked")
+        why = "pyrefly is not installed, or failed"
+        update.told.append(f"calls of the platform were not checked: {why}")
     named = {(finding.file, finding.line) for finding in update.wanted}
     update.wanted += [Finding(*problem) for problem in found or [] if problem[:2] not in named]
     if update.moved:

@@ -22,16 +22,17 @@ Problem = tuple[str, int, str]
 def broken_calls(
     platform: Git, before: str, after: str, repo: Path, files: list[str]
 ) -> list[Problem] | None:
-    """What `after` breaks in the Python files; None where pyrefly is not there to look."""
+    """What `after` breaks in the Python files; None where pyrefly can't look."""
     if not platform("diff", "--name-only", before, after, "--", "*.py"):
         return []
     if find_spec("pyrefly") is None:
         return None
     known = _check(platform, before, repo, files)
-    return sorted(_check(platform, after, repo, files) - known)
+    found = _check(platform, after, repo, files)
+    return None if known is None or found is None else sorted(found - known)
 
 
-def _check(platform: Git, commit: str, repo: Path, files: list[str]) -> set[Problem]:
+def _check(platform: Git, commit: str, repo: Path, files: list[str]) -> set[Problem] | None:
     with tempfile.TemporaryDirectory() as aside:
         sources, report = Path(aside) / "platform", Path(aside) / "report.json"
         platform.write_files(commit, sources)
@@ -44,6 +45,6 @@ def _check(platform: Git, commit: str, repo: Path, files: list[str]) -> set[Prob
             command += ["--search-path", str(folder)]
         subprocess.run([*command, *files], cwd=repo, capture_output=True)
         if not report.exists():  # it ended otherwise than by finding errors
-            return set()
+            return None
         errors = json.loads(report.read_text())["errors"]
     return {(e["path"], e["line"], e["concise_description"]) for e in errors}

@@ -88,9 +88,15 @@ def test_an_update_over_uncommitted_work_is_refused(yard: Path, repo: Path, upda
     assert service.read_text() == "# in the middle of something\n"
 
 
-def test_copier_alone_is_refused_where_it_would_lose_work(yard: Path, repo: Path) -> None:
-    """`make update` before 0.2.0 was Copier alone."""
-    commit(yard, "A better platform", tag="v0.2.0")
+@pytest.mark.parametrize("tag", ["v0.2.0", None])
+def test_copier_alone_is_refused_where_it_would_lose_work(
+    yard: Path, render, tmp_path: Path, tag: str | None
+) -> None:
+    """`make update` before 0.2.0 was Copier alone, whether or not the platform has any tag."""
+    for old in run("git", "tag", cwd=yard).split() if tag is None else ():
+        run("git", "tag", "--delete", old, cwd=yard)
+    repo = render(tmp_path / "flight-delay", source=yard)
+    commit(yard, "A better platform", tag=tag)
     assert "migrations" in copier("update", "--defaults", cwd=repo, check=False)
     trusted = copier("update", "--defaults", "--trust", cwd=repo, check=False)
     assert "uv run --script .modelyard/platform/scripts/update.py" in trusted
